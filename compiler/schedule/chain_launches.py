@@ -1,17 +1,20 @@
-"""Tiles across launches: those that pass on large values run by turns, some items of each a turn.
+"""Lets launches that pass large values to each other run alternately: in each turn, each does some
+of its items.
 
     expand      to memory            turn 0: expand a few rows, depthwise on these, project these
     depthwise   from it, to it       turn 1: the next rows of each
     project     from it              ...
 
-A value that is larger than a share of the last cache would go to memory and come back. Between two
-launches of a chain only a sliding window of it exists, as wide as the results of one turn need.
-Which items read and write what follows from index arithmetic (spans.py): rows that a convolution's
-windows share with the turn before are kept, and those before a thread's first turn are computed
-again. So results do not depend on threads, and the kernels are the same with and without a chain.
+A value that is larger than a share of the last-level cache would go to memory and come back.
+Between two launches of a chain only a sliding window of it exists, as wide as the results of one
+turn need. Index arithmetic (spans.py) shows which items read and write what. Rows that a
+convolution's windows share with the turn before are kept; those before a thread's first turn are
+computed again. So the results do not depend on the threads, and the kernels are the same with and
+without a chain.
 
-On one core of a Zen 5 MobileNetV2 of eight images takes 0.80 times as long with it, EfficientNet-B0
-0.83; one image of 224 x 224 gains nothing: its values stay in the last cache.
+On one core of a Zen 5, MobileNetV2 with eight images takes 0.80 times as long with chains,
+EfficientNet-B0 0.83. One image of 224 x 224 gains nothing, because its values stay in the
+last-level cache.
 """
 
 from __future__ import annotations
@@ -38,13 +41,13 @@ from bessemer.compiler.targets.machine import CACHE_LINE, Target
 LONGEST = 6
 """Launches in a chain: a search tries every length, and MobileNetV2's best have 2 and 3."""
 SHARES = 16
-"""The most parts that the threads share, each with windows of its own."""
+"""The most shares that the threads divide among them, each with windows of its own."""
 MOST_TURNS = 1024
-"""With more there is nothing left to gain, only a longer search."""
+"""More turns than this gain nothing, but take longer to find."""
 
 
 def chain_launches(program: Program, target: Target) -> Program:
-    """The program with chains in place of the launches that pass on large values."""
+    """The program, with chains in place of launches that pass large values to each other."""
     if not target.last_cache:
         return program
     planner = _Planner(program, target)
@@ -55,7 +58,7 @@ def chain_launches(program: Program, target: Target) -> Program:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A window, by turns, as in `Window`."""
+    """A window with its places turn by turn, as in `Window`."""
 
     value: Value
     size: int
@@ -65,7 +68,8 @@ class _Moved:
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """Launches that can run by turns; `saved` are the bytes that are then not stored in memory."""
+    """Launches that can run alternately. `saved` is the number of bytes that then are not stored in
+    memory."""
 
     launches: tuple[Launch, ...]
     items: Array  # [turn, launch, (begin, end)]
@@ -74,7 +78,7 @@ class _Candidate:
 
     @property
     def room(self) -> int:
-        """Bytes of the windows."""
+        """The bytes of all windows."""
         return sum(window.size for window in self.windows)
 
 
@@ -103,7 +107,7 @@ class _Planner:
         }
 
     def steps(self) -> Iterator[Step]:
-        """The steps, with the chains that save most."""
+        """The steps with those chains that together save the most bytes."""
         steps = self.program.steps
         saved = [0] * (len(steps) + 1)
         chosen: dict[int, _Candidate] = {}
@@ -120,7 +124,7 @@ class _Planner:
             place += len(found.launches) if found else 1
 
     def _chains(self, first: int) -> Iterator[_Candidate]:
-        """The chains that begin with a step."""
+        """The chains that begin with step number `first`."""
         launches: list[Launch] = []
         for step in self.program.steps[first : first + LONGEST]:
             if not isinstance(step, Launch) or not (launches or step.values[-1] in self.large):
@@ -140,8 +144,9 @@ class _Planner:
                 return
 
     def _reads_after_writing(self, launches: Sequence[Launch]) -> bool:
-        """Whether the last launch may write over an input that another one reads: by turns that
-        would find some of it changed. (The last one itself reads each element before it writes.)"""
+        """Whether the last launch may overwrite an input that another launch reads: in a later
+        turn, that launch would find it changed. (The last launch itself reads each element before
+        it overwrites it.)"""
         over = self._written_over.get(self._root(launches[-1].values[-1]))
         return over is not None and any(
             self._root(value) is over for launch in launches[:-1] for value in launch.values
@@ -159,8 +164,8 @@ class _Planner:
         return self._spans[kernel] is not None
 
     def _plan(self, launches: Sequence[Launch]) -> _Candidate | None:
-        """The launches by as few turns as the second-level cache allows; None where not even one
-        item a turn keeps the windows small."""
+        """The launches in as few turns as the second-level cache allows; None if even with one item
+        per turn the windows are too large."""
         inside = {launch.values[-1] for launch in launches[:-1]}
         weights = {v for launch in launches for v in launch.values if v in self.program.weights}
         saved, room = sum(map(_bytes, inside)), self.target.l2_bytes * 5 // 8
@@ -175,7 +180,8 @@ class _Planner:
         return found if found.room <= max(room, self.target.last_cache // SHARES) else None
 
     def _by_turns(self, launches: Sequence[Launch], turns: int) -> tuple[Array, tuple[_Moved, ...]]:
-        """The items of every turn, and the windows, from the last launch to the first."""
+        """The items of every turn, and the windows. They are found from the last launch to the
+        first."""
         extent = dims.number(launches[-1].kernel.parallel_extent)
         bounds = np.arange(turns + 1) * extent // turns
         items = np.zeros((turns, len(launches), 2), np.int64)
@@ -209,7 +215,7 @@ class _Planner:
         return spans[buffer]
 
     def _chain(self, chain: _Candidate) -> Chain:
-        """The step of a chain."""
+        """A chain as a step of the program."""
         shares = max(1, min(SHARES, len(chain.items), chain.saved // chain.room))
         items = tuple(tuple((a, b) for a, b in turn) for turn in chain.items.tolist())
         windows = tuple(
@@ -222,7 +228,8 @@ class _Planner:
         return Chain(launches, items, windows, memory, shares)
 
     def _keeping(self, launch: Launch) -> Launch:
-        """The launch of a kernel whose results are read soon: none of them goes past the caches."""
+        """The launch with a kernel that does not store past the caches, because the results are
+        read soon."""
         kernel = launch.kernel
         if not any(isinstance(statement, Stream) for statement in walk(kernel.body)):
             return launch
@@ -234,8 +241,9 @@ class _Planner:
 
 @dataclass(frozen=True, eq=False)
 class _Touching:
-    """The launches that read each value, how many write it, and what other steps touch: copies, or
-    launches inside of branches and loops."""
+    """Who reads and writes values: the launches that read each value, the number of those that
+    write it, and the values that other steps touch (copies, or launches inside of branches and
+    loops)."""
 
     readers: dict[Value, list[Launch]] = field(default_factory=dict)
     writers: Counter[Value] = field(default_factory=Counter)
@@ -258,7 +266,8 @@ def _touching(steps: Sequence[Step]) -> _Touching:
 
 
 def _window(value: Value, low: Array, high: Array) -> _Moved:
-    """The window that holds the elements from `low` to `high`, by turns. It begins with lines."""
+    """The window that holds the elements from `low` to `high` of each turn. It begins at a cache
+    line."""
     size = value.type.dtype.bytes
     begins = low * size // CACHE_LINE * CACHE_LINE
     ends = (high + 1) * size
@@ -268,7 +277,7 @@ def _window(value: Value, low: Array, high: Array) -> _Moved:
 
 
 def _numbers(extent: Size) -> list[int]:
-    """Numbers of turns to try for so many items, in ascending order."""
+    """The numbers of turns to try for so many items, in ascending order."""
     assert isinstance(extent, int)
     most = min(extent, MOST_TURNS)
     found = [SHARES]

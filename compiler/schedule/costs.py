@@ -1,4 +1,5 @@
-"""How much work an expression is. A loop with too little work is serial instead of parallel."""
+"""Estimates how much work an expression is, so that a loop with too little work is not made
+parallel."""
 
 from __future__ import annotations
 
@@ -42,8 +43,9 @@ def has_functions(value: Expression) -> bool:
 def operations(value: Expression, along: Iterable[Symbol] = ()) -> Size:
     """Scalar operations to evaluate an expression for all indices `along` some axes.
 
-    A part is evaluated once for every value of the indices that it depends on, those of reductions
-    included: a row's total once for the row, an invariant of a sum once for the sum.
+    A part of it is counted once for each value of the indices that it depends on, including those
+    of reductions: a row's total once for the row, and what does not change along a sum once for the
+    sum.
     """
     dependence = Dependence()
     reductions = walk_expr.reductions_of(value)
@@ -68,5 +70,5 @@ def _own_operations(node: Expression) -> int:
 
 
 def _steps_of(node: Expression) -> tuple[Symbol, ...]:
-    """The indices for which an expression adds something to what it is."""
+    """The indices over which an expression adds up something itself (those of a reduction)."""
     return node.over if isinstance(node, Reduce) else ()

@@ -1,4 +1,4 @@
-"""Which loop indices an expression depends on."""
+"""Finds the loop indices on which an expression depends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Dependence:
         return found
 
     def of_size(self, size: Size) -> frozenset[Atom]:
-        """The symbols in index arithmetic, those of values that it reads included."""
+        """The symbols in index arithmetic, including those of the values that it reads."""
         found: set[Atom] = set()
         for leaf in dims.atoms(size):
             if isinstance(leaf, Expression):

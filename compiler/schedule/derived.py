@@ -1,11 +1,11 @@
-"""Gives names to computed sizes, so that index arithmetic stays shallow.
+"""Gives names to computed sizes, so that index arithmetic stays simple.
 
     f32[((height+1)//2+1)//2, 8]      becomes      f32[size2, 8]
     size1 = (height+1)//2,  size2 = (size1+1)//2
 
-The run body computes these sizes once and gives them to the kernels as arguments. Kernels of layers
-that differ in such a size only are then equal and are compiled once, and none repeats the
-divisions.
+The run body computes these sizes once, and passes them to the kernels as arguments. Kernels of
+layers that differ only in such a size are then equal and compiled once, and the divisions are not
+repeated.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 
 
 def name_derived_sizes(graph: Graph) -> tuple[Graph, dict[str, Size]]:
-    """The graph with symbols for divisions, minima and maxima; and what those symbols are, each in
-    terms of the graph's symbols and of those before it."""
+    """The graph with symbols in place of divisions, minima and maxima of sizes; and the definitions
+    of these symbols, each in terms of the graph's symbols and of earlier ones."""
     namer = _Namer()
     return namer.graph(graph), namer.definitions
 

@@ -1,9 +1,9 @@
-"""Stacks the slices that the iterations of a loop give, as an ONNX Loop's scan outputs do.
+"""Stacks the slices that the iterations of a loop compute, as the scan outputs of an ONNX Loop are.
 
-If the data decides how many iterations there are, the room for the slices is not known beforehand.
-Such a loop first runs with room for a few slices, which is mostly enough: they are the result. If
-not, the remaining iterations are counted, without computing the slices, and the loop starts again
-with room for all of them.
+If the data decides how many iterations there are, the memory for the slices is not known
+beforehand. Such a loop first runs with room for a few slices. Mostly these are all, and are the
+result. Otherwise the remaining iterations are counted without computing their slices, and the loop
+runs again from its beginning, with room for all slices.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ _FEWEST, _MOST, _TYPICAL = 16, 1024, 64
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """A loop's steps: before it, in each iteration, and then what makes the next one of it.
+    """The steps of a loop: `start` before it, `computed` in each iteration, and `advance`, which
+    prepares the next iteration.
 
-    It goes on while `going` holds, if there is a condition, and for at most `trips` iterations, if
-    there is a limit. `scans` are the slices of an iteration, each with what they are stacked in.
+    It continues while `going` is true (None: there is no condition), for at most `trips` iterations
+    (None: there is no limit). `scans` are pairs of an iteration's slice and the value in which
+    these are stacked.
     """
 
     node: Node
@@ -45,21 +47,22 @@ class Loop:
     scans: tuple[tuple[Value, Value], ...]
 
     def repeated(self, steps: Sequence[Step], count: str, trips: Value | None = None) -> Repeat:
-        """The iterations, with these steps in each; for no more than `trips` if they are given."""
+        """The iterations with these steps in each, at most `trips` of them if that is given. The
+        symbol `count` gets their number."""
         most, sources = self.trips if trips is None else trips, self.node.sources
         return Repeat(most, self.going, self.iteration, tuple(steps), count, sources)
 
     def collecting(self, lowering: Lowering, count: str = "") -> list[Step]:
-        """The loop, from its beginning, into places that are large enough."""
+        """The loop from its beginning, with memory for all slices."""
         stores = [_store(part, whole, self, lowering) for part, whole in self.scans]
         return [*self.start, self.repeated((*self.computed, *stores, *self.advance), count)]
 
     def counting(self, count: str) -> list[Step]:
-        """What of the loop decides how many iterations there are."""
+        """The part of the loop that is needed to count its iterations."""
         return [*self._deciding(self.start), self.repeated(self.deciding(), count)]
 
     def deciding(self) -> list[Step]:
-        """What of an iteration decides how many there are."""
+        """The steps of an iteration that are needed to decide whether another one follows."""
         return self._deciding((*self.computed, *self.advance))
 
     def _deciding(self, steps: Sequence[Step]) -> list[Step]:
@@ -70,7 +73,8 @@ class Loop:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Room for the slices of `most` iterations, a number that the run reads from `trips`."""
+    """Memory for the slices of `most` iterations. The run reads that number from the value
+    `trips`."""
 
     trips: Value
     most: int
@@ -78,7 +82,8 @@ class Trial:
 
 
 def trial_of(loop: Loop) -> Trial:
-    """As many iterations as take a few megabytes, where the slices' sizes are numbers."""
+    """A trial of as many iterations as take a few megabytes, if the sizes of the slices are
+    known."""
     types = [part.type for part, _ in loop.scans]
     size, most = dims.total([type_.nbytes for type_ in types]), _TYPICAL
     if isinstance(size, int):
@@ -88,10 +93,10 @@ def trial_of(loop: Loop) -> Trial:
 
 
 def tried(loop: Loop, trial: Trial, names: tuple[str, str, str], lowering: Lowering) -> list[Step]:
-    """The loop in which only the data decides how many slices there will be.
+    """The steps of a loop if only the data decides how many slices there are.
 
-    `names` are the symbols for how many iterations the trial made, how many there are behind it,
-    and how many in all.
+    `names` are symbols for three numbers of iterations: those of the trial, those after it, and
+    all.
     """
     assert loop.going is not None
     first, more, count = names
@@ -120,7 +125,7 @@ def tried(loop: Loop, trial: Trial, names: tuple[str, str, str], lowering: Lower
 
 
 def _store(part: Value, whole: Value, loop: Loop, lowering: Lowering) -> Launch:
-    """Writes one iteration's slice among those of all."""
+    """The launch that writes an iteration's slice to its place among all."""
     symbols = index_symbols(part.type.shape)
     index = as_index(symbols, part.type.shape)
     source = Buffer("in0", part.type.dtype, part.type.shape)
@@ -139,7 +144,7 @@ def _store(part: Value, whole: Value, loop: Loop, lowering: Lowering) -> Launch:
 
 
 def _counted(size: Size, count: str, node: Node, lowering: Lowering) -> list[Step]:
-    """Gives a symbol the value of a size."""
+    """The steps that give the symbol `count` the value of a size."""
     number = Value(TensorType(i64, (1,)))
     out = flat(Buffer("out0", i64, (1,)))
     nest = lowering.nest(Piece(out, 0, expr.index_value(size), ()))
@@ -149,7 +154,7 @@ def _counted(size: Size, count: str, node: Node, lowering: Lowering) -> list[Ste
 
 
 def _shift(behind: Value, first: str, loop: Loop, lowering: Lowering) -> Launch:
-    """Writes the number of an iteration of which `first` and so many are before."""
+    """The launch that computes the number of an iteration, `first` + `behind`."""
     source, out = flat(Buffer("in0", i64, ())), flat(Buffer("out0", i64, ()))
     number = expr.load(source, (0,)) + expr.index_value(symbol(first))
     nest = lowering.nest(Piece(out, 0, number, ()))
@@ -158,7 +163,7 @@ def _shift(behind: Value, first: str, loop: Loop, lowering: Lowering) -> Launch:
 
 
 def _take_over(room: Value, whole: Value, node: Node, lowering: Lowering) -> Launch:
-    """Copies as many slices as were collected."""
+    """The launch that copies the slices of the trial to the result."""
     symbols = index_symbols(whole.type.shape)
     source = Buffer("in0", room.type.dtype, room.type.shape)
     out = flat(Buffer("out0", whole.type.dtype, whole.type.shape))

@@ -1,14 +1,14 @@
-"""Merges all that an optimizer does to a parameter, element by element, into one kernel.
+"""Merges everything that an optimizer does to a parameter, element by element, into one kernel.
 
     m' = f(m, g);   v' = h(v, g);   p' = p - q(m', v')       three kernels, one after the other
 
-Three kernels read and write ten arrays. One loop reads and writes seven, because what one statement
-stores the next one still has in a register. Arrays are fetched one page ahead of the loop: the
-processor fetches ahead by itself, but not across the end of a page. (Measured with 2.7 MB for each
-parameter: 470 us block by block, 300 in one loop, 200 with the page ahead.)
+Three kernels read and write ten arrays. A single loop reads and writes seven, because what one
+statement stores is still in a register for the next. Arrays are prefetched one page ahead of the
+loop; the processor prefetches by itself, but not across the end of a page. (With 2.7 MB per
+parameter: 470 us block by block, 300 in one loop, 200 with prefetches.)
 
-Kernels are merged only if they follow each other, store over what the graph updates, and read
-nothing but scalars and the elements at the place where they write.
+Kernels are merged only if they follow each other, write over inputs that the graph updates, and
+read nothing but scalars and the elements at the place where they write.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class _Update:
 
     @property
     def even_values(self) -> set[Value]:
-        """What is read, element by element, only where it stores."""
+        """The values that it reads, element by element, only at the place where it stores."""
         loads = walk_expr.loads_of(self.piece.value)
         return {self.values[load.buffer.name] for load in loads} - self.uneven_values
 
     @property
     def uneven_values(self) -> set[Value]:
-        """What is read elsewhere than where it stores, too."""
+        """The values that it reads at other places, too."""
         elsewhere = walk_expr.read_elsewhere(self.piece.value, (atom(self.piece.symbols[0]),))
         return {self.values[name] for name in elsewhere}
 
@@ -62,7 +62,7 @@ class _Update:
 def merge_updates(
     graph: Graph, outputs: Sequence[Value], steps: Sequence[Step], lowering: Lowering
 ) -> tuple[Step, ...]:
-    """The steps with merged kernels in place of those that follow each other. `outputs` are the
+    """The steps, with merged kernels in place of kernels that follow each other. `outputs` are the
     program's, in the order of the graph's."""
     if not graph.updates or not lowering.vectorize:
         return tuple(steps)
@@ -83,7 +83,7 @@ def merge_updates(
 
 
 def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Update | None:
-    """The step, if it may be merged."""
+    """The step as an update, if it may be merged; else None."""
     if not isinstance(step, Launch) or step.kernel.outputs != 1 or step.scratch:
         return None
     target = step.values[-1]
@@ -103,7 +103,8 @@ def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Upda
 
 
 def _may_follow(update: _Update, run: Sequence[_Update]) -> bool:
-    """Whether it goes over as many elements, and of what the others store reads its own alone."""
+    """Whether an update may be merged with a run of others: it has as many elements, and reads what
+    these store only at its own place."""
     targets = {other.target for other in run}
     return update.uneven_values.isdisjoint(targets) and (not run or update.extent == run[0].extent)
 
@@ -117,8 +118,8 @@ def _is_even(load: Load, symbol: Symbol) -> bool:
 def _merged(
     steps: list[Step], run: Sequence[_Update], products: Products, lowering: Lowering
 ) -> list[Step]:
-    """The steps, and behind them one kernel for the run: that of the product which gives the
-    gradient, if there is one for that alone."""
+    """The steps followed by one kernel for the run. If a product computes a gradient for the run
+    alone, that kernel computes the product, too."""
     if len(run) < 2:
         return [*steps, *(update.launch for update in run)]
     outputs = {u.target: _buffer(f"out{k}", u.target) for k, u in enumerate(run)}
@@ -147,7 +148,8 @@ def _merged(
 def _pieces(
     run: Sequence[_Update], inputs: dict[Value, Buffer], outputs: Mapping[Value, Buffer]
 ) -> list[Piece]:
-    """What a run stores, by buffers of one kernel; adds those that it reads to `inputs`."""
+    """The pieces that a run stores, in terms of one kernel's buffers. The buffers that they read
+    are added to `inputs`."""
     pieces = []
     for update in run:
         known = {}
@@ -177,7 +179,8 @@ def _renamed(value: Expression, buffers: Mapping[str, Buffer]) -> Expression:
 def _write(
     builder: KernelBuilder, pieces: Sequence[Piece], extent: Size, lowering: Lowering
 ) -> Size:
-    """The loop over all elements, in blocks for the threads; gives the work of an iteration."""
+    """Writes the loop over all elements, in blocks for the threads; returns the operations of an
+    iteration."""
     work = 8 * len(pieces)
     if isinstance(extent, int) and extent * work < 2 * PARALLEL_WORTH:
         write_elements(builder, pieces, 0, extent, lowering)

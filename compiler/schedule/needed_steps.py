@@ -1,9 +1,9 @@
-"""The steps of a loop that decide how often it runs, without the rest of what it computes.
+"""Finds the steps of a loop that decide how often it runs, without the rest of what it computes.
 
     while going: going, x = step(x)                           counts the iterations
-    while going: going, x = step(x); y = f(x); ys[i] = y      collects what they give
+    while going: going, x = step(x); y = f(x); ys[i] = y      collects what they compute
 
-What is only collected has no part in finding out how much of it there will be (loop_slices.py).
+What is only collected is not needed to find out how much of it there will be (loop_slices.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bessemer.compiler.ir.walk_steps import alias_sources, root_of, sets_symbols
 
 
 def needed_steps(steps: Sequence[Step], wanted: Value) -> set[Step]:
-    """Those of a loop's steps that `wanted` depends on, in this iteration or in a later one, and
-    those that give values to sizes."""
+    """The steps of a loop on which `wanted` depends, in this iteration or in a later one, and those
+    that give values to sizes."""
     sources = alias_sources(steps)
 
     def roots(values: Sequence[Value]) -> set[Value]:

@@ -3,13 +3,13 @@
     w' = w - rate * g       runs after the last step that reads w, or reads it element by element
 
 The kernel of such an output waits for all other readers of its input. In two cases the output is
-computed elsewhere and copied at the end: if waiting leads in a circle (two inputs change places),
-and if the kernel would read elements that it has already written over.
+computed elsewhere and copied at the end: if the waits would form a cycle (two inputs change
+places), and if the kernel would read elements that it has already overwritten.
 
-Steps whose results only updates need, such as the gradients of parameters, run as soon as the
-update that follows them can run, or as soon as that frees at least the memory that it takes; so
-gradients do not stay in memory for long. All other steps keep their order. No update runs before it
-has been checked that what must be finite (Graph.finite) is.
+Steps whose results are needed for updates only, such as the gradients of parameters, run as soon as
+the update that follows them can run, or as soon as that frees at least the memory that it takes. So
+gradients do not stay in memory for long. All other steps keep their order. No update runs before
+the values that must be finite (Graph.finite) have been checked.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ _SMALL = 64  # bytes
 def order_updates(
     graph: Graph, outputs: tuple[Value, ...], steps: Sequence[Step]
 ) -> tuple[tuple[Value, ...], tuple[Step, ...]]:
-    """The outputs and the steps of the graph's program, in an order that keeps its promise.
+    """The outputs and steps of the graph's program, in an order in which updated outputs overwrite
+    inputs.
 
-    `outputs` are the program's, in the order of the graph's."""
+    `outputs` are the program's, in the order of the graph's.
+    """
     if not graph.updates and not graph.finite:
         return outputs, tuple(steps)
     checks = [RequireFinite(outputs[k], graph.output_names[k] or "the loss") for k in graph.finite]
@@ -61,7 +63,8 @@ def order_updates(
 
 @dataclass(eq=False)
 class _Task:
-    """A step: what it touches, the steps that it waits for, and those that wait for it."""
+    """A step: the values that it touches, the steps that it waits for, and those that wait for
+    it."""
 
     step: Step
     position: int
@@ -73,15 +76,16 @@ class _Task:
 
 @dataclass(eq=False)
 class _Family:
-    """Steps that work for updates alone and share values; `missing` are others they wait for."""
+    """Steps that are needed for updates only and share values. `missing` are the steps that they
+    still wait for."""
 
     members: set[int]
     missing: set[int]
 
 
 class _Order:
-    """One attempt. `places` are the inputs that outputs are to be written over; afterwards, `apart`
-    lists the outputs that cannot be."""
+    """One attempt. `places` are the inputs that outputs should overwrite; afterwards, `apart` lists
+    the outputs that cannot."""
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class _Order:
             self._wait_for_readers(target, source)
 
     def steps(self) -> list[Step]:
-        """The steps in order, as far as there is one: see `apart`."""
+        """The steps in order; empty or incomplete if there are outputs in `apart`."""
         if self.apart:
             return []
         done: list[_Task] = []
@@ -122,7 +126,7 @@ class _Order:
                 missed_by.setdefault(position, []).append(family)
         pack = reader = -1
         while ready:
-            # What was packed for a kernel is large: the kernel comes before anything else.
+            # What is packed for a kernel is large, so that kernel runs before anything else.
             soon = [position for position in ready if pack < position <= reader]
             task = self.tasks[min(soon) if soon else self._next(ready, waiting)]
             ready.remove(task.position)
@@ -140,13 +144,13 @@ class _Order:
                 if not left[position]:
                     ready.add(position)
         if left:
-            # The first one waits for nothing that comes before it: only for readers of an input.
+            # All steps before the first one are done. It waits only for readers of an input.
             first = self.tasks[min(left)]
             self.apart = [value for value in first.writes if value in self.places]
         return [task.step for task in done]
 
     def _packed_for(self, task: _Task) -> int:
-        """The step that reads what this one has written for it alone; -1 if there is none."""
+        """The step that reads what this one has packed for it alone; -1 if there is none."""
         packed = [value for value in task.writes if value not in self.known | self.outputs]
         readers = [self.readers.get(value, set()) for value in packed]
         return max((min(found) for found in readers if len(found) == 1), default=-1)
@@ -174,13 +178,13 @@ class _Order:
 
     @cached_property
     def written(self) -> set[Value]:
-        """The values that lie in the arena."""
+        """The values that are in the arena."""
         return {value for task in self.tasks for value in task.writes} - self.outputs
 
     @cached_property
     def family(self) -> dict[int, _Family]:
-        """Steps that work for the update of one parameter (and its slots) alone, and those that
-        compute small things for several."""
+        """For steps that are needed for updates only, their family: that of one parameter (and its
+        slots), or one of its own for a step that computes a small value for several parameters."""
         reached = self._reached()
         groups = _united(
             [reached[k] | self._targets(k) for k in reached if self._targets(k)], len(self.places)
@@ -202,7 +206,7 @@ class _Order:
         return {self.numbers[v] for v in self.tasks[position].writes if v in self.numbers}
 
     def _reached(self) -> dict[int, set[int]]:
-        """For the steps that nothing but updates needs, the numbers of those."""
+        """For each step that is needed for updates only, the numbers of these."""
         reached: dict[int, set[int]] = {}
         for task in reversed(self.tasks):
             readers = set[int]().union(*(self.readers.get(value, ()) for value in task.writes))
@@ -214,7 +218,7 @@ class _Order:
         return reached
 
     def _wait_for_values(self) -> None:
-        """Everything that touches a value comes after what wrote it before."""
+        """Everything that touches a value waits for the steps before it that write the value."""
         writers: dict[Value, set[int]] = {}
         barrier: int | None = None
         for task in self.tasks:
@@ -252,7 +256,8 @@ class _Order:
 
 
 def _goes_along(step: Step, source: Value) -> bool:
-    """Whether a step reads an element of an input just where and before it writes one."""
+    """Whether a step reads an element of an input only before it writes the element in its
+    place."""
     match step:
         case Launch():
             return source in step.replaceable or source is step.unless_in
@@ -268,7 +273,7 @@ def _task(step: Step, position: int) -> _Task:
 
 
 def _united(sets: Sequence[set[int]], count: int) -> list[int]:
-    """For each number the group that it is in, if those of one set are in one group."""
+    """For each number, the group that it is in, if the numbers of each set are in one group."""
     group = list(range(count))
 
     def top(number: int) -> int:

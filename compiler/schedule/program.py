@@ -63,11 +63,10 @@ def build_program(
     precision: str = "float32",
     tuning: Tuning | None = None,
 ) -> Program:
-    """The steps that run a graph on a target.
+    """The program that runs a graph on a target.
 
     `optimize`: 0 computes every node by a kernel of its own in plain scalar loops, 1 vectorizes
-    them, 2 also fuses nodes and uses register-tiled contractions. `precision` and `tuning` are as
-    in Options.
+    them, 2 also fuses nodes and uses register tiles. `precision` and `tuning` are as in Options.
     """
     graph, derived = name_derived_sizes(graph)
     choices = Choices(tuning or Tuning())
@@ -76,7 +75,8 @@ def build_program(
 
 
 def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]) -> Program:
-    """The program that a builder makes of a graph whose derived sizes have names."""
+    """The program that a builder makes of a graph. `derived` are the definitions of its named
+    sizes."""
     builder.over = dict.fromkeys(builder.copied_first(graph), Copy)
     steps = write_reshaped_outputs(builder.lower(graph), builder.reshaped)
     outputs, copies = builder.separate_outputs(graph)
@@ -104,7 +104,8 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
 
 
 def _required_sizes(graph: Graph, derived: Mapping[str, Size]) -> dict[Size, str]:
-    """Sizes that some values of the symbols make negative: a window does not fit into its input."""
+    """The sizes that may be negative for some values of the symbols (if a window is larger than its
+    input), with the names of the nodes to report."""
     definitions = expanded(derived)
     makers: dict[Size, Node] = {}
     for node in graph.nodes:
@@ -183,7 +184,7 @@ class ProgramBuilder:
             launches = self.contraction(group, grouping)
             if launches is not None:
                 return [*launches]
-            # The plain form computes the operands where they are read.
+            # Plain loops compute the operands where they are read.
             pack = grouping.packs.get(group.anchor)
             if pack is not None:
                 group.nodes += pack.nodes
@@ -195,7 +196,7 @@ class ProgramBuilder:
         return lower_attention_group(group, grouping, self.lowering)
 
     def contraction(self, group: Group, grouping: Grouping) -> Sequence[Launch] | None:
-        """The launches of a group around a contraction; None where plain loops must do."""
+        """The launches of a group around a contraction; None if plain loops must compute it."""
         return lower_contraction_group(group, grouping, self.lowering)
 
     def views(self, operand: Value, grouping: Grouping) -> Sequence[Node]:
@@ -229,7 +230,7 @@ class ProgramBuilder:
         return lower_statements(node, self.lowering)
 
     def _own_kernel(self, node: Node) -> list[Step]:
-        """The steps of such an operator; notes the symbols and capacities that it defines."""
+        """The steps of such an operator. Notes the symbols and capacities that it defines."""
         steps: list[Step] = []
         if node in self.over:
             steps.append(begun(node, self.over[node], self.lowering))
@@ -250,7 +251,7 @@ class ProgramBuilder:
         match node.operator.name:
             case "bind":
                 names = node.attributes["symbols"]
-                # Both branches of an if may bind one symbol: the size of what either gives.
+                # Both branches of an if may bind the same symbol: the size of their result.
                 self.symbols += [name for name in names if name and name not in self.symbols]
                 return [BindDims(node.inputs[0], names, node.sources)]
             case "if":
@@ -283,7 +284,7 @@ class ProgramBuilder:
         start.append(Copy(condition, going))
         advance = self._advance(body, [going, *carried])
         has_trips = attributes["has_trips"]
-        # The slices' places must not depend on sizes that the body binds, in every iteration anew.
+        # Where slices are must not depend on sizes that the body binds anew in every iteration.
         limit, before = self._limit(trips, node) if scans and has_trips else (0, [])
         before_body = len(self.symbols)
         computed = self.lower(body)
@@ -303,15 +304,16 @@ class ProgramBuilder:
         return [*before, *self._collected(loop, limit, before_body)]
 
     def _collected(self, loop: Loop, limit: Size, before_body: int) -> list[Step]:
-        """The steps of a loop that stacks slices; `limit` is for one that has trips. There were
-        `before_body` symbols before those of its body."""
+        """The steps of a loop that stacks slices. `limit` is used if the loop has trips.
+        `before_body` is the number of symbols before those of its body."""
         count = loop.node.attributes["count"]
         if loop.trips is not None:
             self._note_slices(loop, limit, count)
             return loop.collecting(self.lowering, count)
         if any(map(sets_symbols, loop.computed)):
             self._note_slices(loop, symbol(count))
-            # There are none while they are counted: their places are below the body's even so.
+            # While the iterations are counted, the number of slices is 0. Its symbol comes before
+            # those of the body nevertheless, so that the slices' places do not depend on these.
             self.symbols.insert(before_body, count)
             none = Value(TensorType(i64, (1,)))
             self.constants[none] = np.array([0])
@@ -325,14 +327,14 @@ class ProgramBuilder:
         return tried(loop, trial, names, self.lowering)
 
     def _note_slices(self, loop: Loop, most: Size, *symbols: str) -> None:
-        """Keeps room for the slices; symbols come in the order in which the run binds them, and the
-        arena's parts with them."""
+        """Reserves memory for the slices. The symbols must be in the order in which the run binds
+        them."""
         self.symbols += symbols
         self.capacities |= {whole: most * part.type.numel for part, whole in loop.scans}
 
     def _advance(self, body: Graph, places: Sequence[Value]) -> list[Step]:
-        """What puts the condition and the carried values where the next iteration reads them; what
-        may be computed there is."""
+        """The steps that put the condition and the carried values where the next iteration reads
+        them. Values that can be computed in place are."""
         results = list(body.outputs[: len(places)])
         for number, nodes in enumerate(self.carried_over(body, results[1:], places[1:]), 1):
             if nodes:
@@ -341,7 +343,7 @@ class ProgramBuilder:
         return copies_between(results, places)
 
     def _limit(self, trips: Value, node: Node) -> tuple[Size, list[Step]]:
-        """How many iterations a loop makes at most, and the steps that find it out."""
+        """The most iterations that a loop makes, and the steps that find that out."""
         known = self._known_trips(trips)
         if known is not None:
             return known, []
@@ -350,7 +352,7 @@ class ProgramBuilder:
         return symbol(limit), [BindDims(trips, (limit,), node.sources)]
 
     def _known_trips(self, trips: Value) -> Size | None:
-        """How many iterations there are at most, where sizes say so before the run."""
+        """The most iterations, if they follow from sizes before the run; else None."""
         if trips in self.constants:
             return max(int(self.constants[trips].item()), 0)
         node, place = self.producers.get(trips), 0
@@ -363,17 +365,19 @@ class ProgramBuilder:
         return dims.maximum(node.attributes["sizes"][place], 0)
 
     def copied_first(self, graph: Graph) -> Sequence[Node]:
-        """As in written_over.py, where nodes may write over their inputs."""
+        """The nodes that write over a copy of their input (written_over.py), if nodes may be
+        fused."""
         return copied_first(graph) if self.fuses else ()
 
     def carried_over(
         self, body: Graph, results: Sequence[Value], carried: Sequence[Value]
     ) -> Sequence[Sequence[Node]]:
-        """As in written_over.py, where nodes may write over their inputs."""
+        """The nodes that write over carried values (written_over.py), if nodes may be fused."""
         return carried_over(body, results, carried) if self.fuses else ()
 
     def separate_outputs(self, graph: Graph) -> tuple[tuple[Value, ...], list[Step]]:
-        """Gives outputs that are inputs, constants or listed twice a place of their own."""
+        """Gives outputs that are inputs, constants or listed twice memory of their own, by
+        copies."""
         outputs: list[Value] = []
         copies: list[Step] = []
         taken = {*graph.inputs, *self.constants}

@@ -1,4 +1,4 @@
-"""Regions of a graph, as steps of the program around them."""
+"""Turns the regions of a graph into steps of the program around them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bessemer.compiler.ir.program import Copy, Step
 
 
 def inlined(region: Graph, values: Mapping[Value, Value]) -> Graph:
-    """A region whose inputs are values of the outer graph."""
+    """A region as a graph whose inputs are values of the graph around it."""
     nodes = tuple(
         replace(node, inputs=tuple(values.get(v, v) for v in node.inputs)) for node in region.nodes
     )
@@ -19,7 +19,8 @@ def inlined(region: Graph, values: Mapping[Value, Value]) -> Graph:
 
 
 def copies_between(new: Sequence[Value], places: Sequence[Value]) -> list[Step]:
-    """Copies of new carried values into their places, through others where they are swapped."""
+    """The copies of new carried values to their places. Values that are swapped are copied
+    elsewhere first."""
     first: list[Step] = []
     second: list[Step] = []
     for source, place in zip(new, places, strict=True):

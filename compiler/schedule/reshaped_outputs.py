@@ -1,5 +1,5 @@
-"""What a kernel of its own loops computes lies where the caller wants it, also where the network's
-output is a reshape of that.
+"""Lets operators with kernels of their own write into the caller's array, also if the network's
+output is a reshape of what they compute.
 
     scatter_elements(...) -> %3 : f32[24]
     alias %4 : f32[2,3,4] of %3, an output           becomes   scatter_elements(...) -> %4
@@ -17,8 +17,8 @@ from bessemer.compiler.schedule.grouping.kinds import kind_of
 
 
 def reshaped_outputs(graph: Graph) -> dict[Value, Value]:
-    """For values that such kernels compute, the outputs that have their elements in another shape.
-    All sizes are numbers; only kernels read the values."""
+    """The outputs that are a reshape of such a value, by that value. All sizes are known, and only
+    kernels read the values."""
     producers, users = graph.producers(), graph.users()
     found: dict[Value, Value] = {}
     for output in graph.outputs:
@@ -39,7 +39,7 @@ def reshaped_outputs(graph: Graph) -> dict[Value, Value]:
 def write_reshaped_outputs(
     steps: Sequence[Step], outputs: Mapping[Value, Value]
 ) -> tuple[Step, ...]:
-    """The steps with outputs in place of the values that are aliased by them."""
+    """The steps, with outputs in place of the values that they are reshapes of."""
     aliases = [
         step
         for step in steps
@@ -57,14 +57,15 @@ def write_reshaped_outputs(
 
 
 def _is_only_copied(value: Value, steps: Sequence[Step]) -> bool:
-    """Whether launches write a value and nothing else reads it."""
+    """Whether launches write a value, and a single step reads it."""
     writers = [step for step in steps if value in touched(step)[1]]
     readers = [step for step in steps if value in touched(step)[0]]
     return len(readers) == 1 and bool(writers) and all(isinstance(w, Launch) for w in writers)
 
 
 def _renamed(step: Step, places: Mapping[Value, Value]) -> Step:
-    """The step itself where it touches none of these: others know launches by identity."""
+    """The step with other values. If it touches none of these, the same object, since launches are
+    known by identity elsewhere."""
     match step:
         case Launch() if not places.keys().isdisjoint(step.values):
             return replace(

@@ -1,4 +1,5 @@
-"""Lets programs live in one artifact: equal kernels become one, others get names of their own."""
+"""Lets several programs be in one artifact: equal kernels become one, and others get different
+names."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from bessemer.compiler.ir.walk_steps import map_launches
 
 
 def share_kernels(programs: Sequence[Program]) -> list[Program]:
-    """The programs with kernels of which no two have one name, and no two are equal."""
+    """The programs, changed so that no two kernels have the same name, and no two are equal."""
     table = _Table()
     return [
         replace(program, steps=map_launches(program.steps, table.launch)) for program in programs

@@ -1,7 +1,7 @@
-"""Which elements of its buffers every item of a kernel touches: of all items at once, as intervals.
+"""Finds out which elements of its buffers each item of a kernel touches, as intervals.
 
 An item is an iteration of the kernel's parallel loop. The index arithmetic of every load and store
-is evaluated for all items together, loops inside an item as intervals.
+is evaluated for all items at once, with intervals for the indices of the loops inside of an item.
 """
 
 from __future__ import annotations
@@ -33,29 +33,34 @@ from bessemer.compiler.ir.walk_loops import expressions, sizes
 _Bound: TypeAlias = Union[int, Array]
 _Interval: TypeAlias = tuple[_Bound, _Bound]
 _BEHIND, _BEFORE = 1 << 60, -1
-"""Where nothing begins and ends: behind everything and before."""
+"""The bounds of an empty interval: it begins after everything and ends before everything."""
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """The elements of a buffer that items touch, by item: neither it nor one behind it touches any
-    before `low`, neither it nor one before it any behind `high`. Both never fall."""
+    """The elements of a buffer that items touch. No element before low[i] is touched by item i
+    or a later one, and no element after high[i] by item i or an earlier one. Both arrays never
+    decrease."""
 
     low: Array
     high: Array
 
 
 _MOST_ITEMS = 1 << 24
-"""Of more, the intervals take too much memory to be told."""
+"""For more items, the intervals would take too much memory."""
 
 
 class _Unknown(Exception):
-    """Something of which no interval can be told."""
+    """Raised where no interval can be given."""
 
 
 def spans_of(kernel: Kernel, least: int = 0) -> dict[str, Span] | None:
-    """What items touch of each buffer of at least so many bytes, by its name; None for kernels
-    whose sizes or indices depend on data or symbols, and for those with teams or matrix units."""
+    """The elements that items touch, by the name of the buffer, for buffers of at least `least`
+    bytes.
+
+    None for kernels whose sizes or indices depend on data or symbols, and for those with teams or
+    matrix units.
+    """
     if kernel.symbols or kernel.has_team or not isinstance(kernel.parallel_extent, int):
         return None
     if kernel.parallel_extent > _MOST_ITEMS:
@@ -73,14 +78,14 @@ def spans_of(kernel: Kernel, least: int = 0) -> dict[str, Span] | None:
 
 
 def _span(low: Array, high: Array, size: int) -> Span:
-    """The span of intervals, some of which may be of nothing: it is one element there, at least."""
+    """The span of intervals. Some of these may be empty; the span then has one element there."""
     low = np.clip(np.minimum.accumulate(low[::-1])[::-1], 0, max(0, size - 1))
     high = np.minimum(np.maximum.accumulate(high), size - 1)
     return Span(low, np.maximum(low, high))
 
 
 class _Walk:
-    """Goes through an item's statements; `mask` tells for which items one may run."""
+    """Walks through an item's statements; `mask` says for which items a statement may run."""
 
     def __init__(self, kernel: Kernel, count: int, least: int) -> None:
         sizes = {b.name: dims.number(dims.product(b.shape)) for b in kernel.buffers}
@@ -172,7 +177,8 @@ class _Walk:
                     pass
 
     def _touch(self, buffer: Buffer, offset: Size, count: int = 1) -> None:
-        """Remembers `count` elements from an offset on, with others that differ by numbers."""
+        """Remembers that `count` elements from an offset on are touched. Offsets that differ by
+        numbers only are remembered together."""
         if buffer.name not in self.sizes:
             return
         terms = {} if isinstance(offset, int) else offset.terms
@@ -182,7 +188,7 @@ class _Walk:
         self._waiting[key] = first, min(low, apart), max(high, apart + count - 1)
 
     def _note_waiting(self, mask: Array) -> None:
-        """Notes what statements have touched that ran for these items."""
+        """Records what the remembered accesses touch, for the items in `mask`."""
         for (name, _), (rest, least, most) in self._waiting.items():
             low, high = self._size(rest)
             first = np.where(mask, low + least, _BEHIND)
@@ -248,7 +254,8 @@ class _Walk:
                 raise _Unknown
 
     def _truth(self, condition: Expression) -> tuple[Array, Array]:
-        """For which items a condition surely holds, and for which it surely does not."""
+        """The items for which a condition is surely true, and those for which it is surely
+        false."""
         nowhere = np.zeros(self._count, bool)
         match condition:
             case Binary(_, "and", left, right):

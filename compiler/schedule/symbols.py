@@ -1,4 +1,4 @@
-"""Which dimension symbols a kernel needs as parameters."""
+"""Finds the dimension symbols that a kernel needs as parameters."""
 
 from __future__ import annotations
 

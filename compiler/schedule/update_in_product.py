@@ -1,14 +1,14 @@
-"""An optimizer's step right behind the product that gives the gradient, block by block.
+"""Applies an optimizer's step right after the product that computes the gradient, block by block.
 
     for blocks of rows of g, on all threads:
       g = rows of transpose(x) @ dy                          in the second-level cache
       m' = f(m, g);   v' = h(v, g);   p' = p - q(m', v')     of these rows
 
-The gradient is never in memory, and what the update reads is fetched while products are added up.
-The results are the same bits as those of one after the other. (Measured on one core of a Zen 4,
-Adam and a batch of 64: weights of 2048 x 2048, in all 0.87 of a network's step; with the update in
-the epilogue of every tile it is 0.97, as the lines of a tile's rows fall into few sets of the
-first-level cache.)
+The gradient is never stored in memory, and what the update reads is prefetched while the products
+are added up. The results are the same to the bit as those of separate launches. (One core of a Zen
+4, Adam and a batch of 64, weights of 2048 x 2048: 0.87 times a network's whole step. With the
+update in the epilogue of every tile it would be 0.97, because the lines of a tile's rows fall into
+few sets of the first-level cache.)
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FULL = 0.7
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """How a gradient is divided: into blocks of so many rows and columns."""
+    """The number of rows and columns of the blocks into which a gradient is cut."""
 
     rows: int
     columns: int
@@ -54,7 +54,7 @@ class _Block:
 
 @dataclass(frozen=True, eq=False)
 class GradientProduct:
-    """The launch of a product, which stores a gradient, and how it came about."""
+    """The launch of a product that stores a gradient, and what it was made from."""
 
     launch: Launch
     gradient: Value
@@ -63,7 +63,8 @@ class GradientProduct:
 
     @property
     def inputs(self) -> Mapping[Value, Buffer]:
-        """The buffers of a kernel in its place: what it reads, and the gradient, which is none."""
+        """The buffers of a kernel that replaces it: what it reads, and the gradient, which
+        `launch_with` leaves out."""
         buffer = Buffer("gradient", self.gradient.type.dtype, (self.gradient.type.numel,))
         return {**self.product.inputs, self.gradient: buffer}
 
@@ -75,7 +76,7 @@ class GradientProduct:
         nodes: Sequence[Node],
         lowering: Lowering,
     ) -> Launch:
-        """The launch that stores the pieces, in order, and no gradient."""
+        """The launch of a kernel that stores the pieces, in order, and no gradient."""
         made, block = self.product, self.block
         work = 2 * block.rows * block.columns * dims.number(made.contraction.depth_extent)
         gradient = inputs[self.gradient]
@@ -97,8 +98,8 @@ class GradientProduct:
 
 @dataclass(frozen=True, eq=False)
 class _BlockWriter:
-    """Writes the work on one block of a gradient: that in row `down` of the blocks, and in column
-    `across`. `gradient` is the buffer that updates read it from."""
+    """Writes the work on one block of a gradient, which is in row `down` and column `across` of the
+    blocks. `gradient` is the buffer from which the updates read it."""
 
     builder: KernelBuilder
     lowering: Lowering
@@ -115,7 +116,8 @@ class _BlockWriter:
         return self.down * (self.block.rows * columns) + self.across * self.block.columns
 
     def write_gradient(self, fetched: Sequence[Buffer]) -> Buffer:
-        """The block of the gradient, on the stack. What the update reads comes meanwhile."""
+        """Writes the product for the block, with its result on the stack; returns that buffer. What
+        the update reads of `fetched` is prefetched at the same time."""
         whole, block = self.product.contraction, self.block
         found = self.builder.allocate(self.gradient.dtype, (block.rows * block.columns,))
         (axis,) = whole.rows
@@ -143,7 +145,8 @@ class _BlockWriter:
     def _fetch(
         self, buffers: Sequence[Buffer], panel: Size, tile: Size, step: Size
     ) -> list[Prefetch]:
-        """A part of the block of these buffers, the whole over all tiles and steps."""
+        """The prefetches for one turn of the depth of a tile. All turns of all tiles together
+        prefetch the block of these buffers."""
         made, block = self.product, self.block
         unroll = made.tiling.unroll
         turns = max(1, dims.number(made.contraction.depth_steps) // unroll)
@@ -162,7 +165,7 @@ class _BlockWriter:
         return hints
 
     def write_update(self, pieces: Sequence[Piece], found: Buffer) -> None:
-        """The pieces' elements in the block, with the gradient read from `found`."""
+        """Writes the pieces' elements in the block, with the gradient read from `found`."""
         block, columns = self.block, dims.number(self.product.contraction.columns)
 
         def write(first: Size, kept: Size, length: int, ahead: int | None) -> None:
@@ -177,7 +180,8 @@ class _BlockWriter:
 
 
 def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
-    """What pieces read where they store, but for the gradient and what they have stored."""
+    """The buffers that pieces read at the place where they store, except the gradient and what they
+    store."""
     own = {gradient, *(piece.target for piece in pieces)}
     found = dict.fromkeys(
         node.buffer
@@ -189,7 +193,7 @@ def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
 
 
 def _reading(piece: Piece, gradient: Buffer, found: Buffer, moved: Size) -> Piece:
-    """The piece, with the gradient read from a block of it that lies elsewhere."""
+    """The piece, with the gradient read from `found`, at indices that are greater by `moved`."""
     (symbol,) = piece.symbols
 
     def rule(node: Expression) -> Expression | None:
@@ -201,9 +205,10 @@ def _reading(piece: Piece, gradient: Buffer, found: Buffer, moved: Size) -> Piec
 
 
 class Products:
-    """The products among a program's steps that may be done block by block, with updates.
+    """The products among a program's steps that may be computed block by block, with their updates.
 
-    `outputs` are the program's: a copy may write one in the place of an input."""
+    `outputs` are the program's, which differ from the graph's where an output is a copy.
+    """
 
     def __init__(
         self, graph: Graph, outputs: Sequence[Value], steps: Sequence[Step], lowering: Lowering
@@ -220,9 +225,11 @@ class Products:
         even: Mapping[Value, int],
         extent: Size,
     ) -> GradientProduct | None:
-        """The launch among these steps whose result only the updates read, if its work may be done
-        behind all of them. `even` are the values that updates read where they store, with the
-        numbers of those that do."""
+        """The product among these steps whose result only the updates read, if it may be computed
+        after all of the steps; else None.
+
+        `even` counts, for each value, the updates that read it only at the place where they store.
+        """
         over = self._overwritten(updates)
         later = set[Value]()
         for step in reversed(steps):
@@ -250,7 +257,7 @@ class Products:
         return GradientProduct(launch, gradient, product, block) if block else None
 
     def _overwritten(self, steps: Iterable[Step]) -> set[Value]:
-        """The inputs of the graph in whose place steps write."""
+        """The inputs of the graph that these steps overwrite."""
         written = (value for step in steps for value in touched(step)[1])
         return {self.places[value] for value in written if value in self.places}
 
@@ -258,8 +265,8 @@ class Products:
 def _fits(
     product: TiledProduct, gradient: Value, extent: Size, overwritten: Iterable[Value]
 ) -> bool:
-    """Whether a product stores the elements of the gradient in order, and reads of what is
-    overwritten no others than it stores at the same time."""
+    """Whether a product stores the gradient's elements in order, and reads what is overwritten only
+    at the places that it stores at the same time."""
     contraction = product.contraction
     if len(contraction.rows) != 1 or contraction.rows[0].b_stride != 0 or contraction.b_step:
         return False
@@ -277,8 +284,8 @@ def _fits(
 
 
 def _block_of(product: TiledProduct, target: Target) -> _Block | None:
-    """The largest block that leaves room in the second-level cache; None where there is none, or
-    sums are so long that the operands fill it."""
+    """The largest block that leaves room in the second-level cache. None if there is none, or sums
+    are so long that the operands alone fill the cache."""
     contraction, tiling = product.contraction, product.tiling
     (axis,) = contraction.rows
     sizes = axis.extent, contraction.columns, contraction.depth_extent
@@ -306,5 +313,5 @@ def _block_of(product: TiledProduct, target: Target) -> _Block | None:
 
 
 def _divisors(number: int, most: int) -> list[int]:
-    """From 1 on."""
+    """The divisors of a number, up to `most`, in ascending order."""
     return [n for n in range(1, min(number, most) + 1) if number % n == 0]

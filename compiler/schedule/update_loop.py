@@ -1,7 +1,8 @@
-"""The loop of an optimizer: it does all work on one element, then goes on to the next.
+"""Writes the loop of an optimizer: it does all work on one vector of elements, then continues with
+the next.
 
-A later statement takes what an earlier one has stored from a register. Arrays are fetched one page
-ahead: the processor fetches ahead by itself, but not across the end of a page.
+A later statement takes what an earlier one has stored from a register. Arrays are prefetched one
+page ahead; the processor prefetches by itself, but not across the end of a page.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.rows import RowWriter
 
 PAGE = 4096
-"""Bytes: how far ahead of the loop memory is fetched."""
+"""How far ahead of the loop memory is prefetched, in bytes."""
 
 
 def write_elements(
@@ -29,8 +30,8 @@ def write_elements(
     lowering: Lowering,
     ahead: Size | None = None,
 ) -> None:
-    """The stores of `length` elements from `start` on; what lies `ahead` by so many elements is
-    fetched, a page if that is not given."""
+    """Writes the stores of the pieces for `length` elements from `start` on. What is `ahead`
+    elements further is prefetched; None stands for a page."""
     elements = [
         RowWriter(builder, piece, lowering.target.lanes).prepared(piece.symbols[0])
         for piece in pieces
@@ -58,5 +59,5 @@ def write_elements(
 
 
 def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
-    """The loads of what lies where the element is stored."""
+    """The loads at the index at which the element is stored."""
     return [n for n in walk_expr.loads_of(value) if n.indices == (atom(symbol),)]

@@ -1,9 +1,9 @@
-"""Nodes that write over their first input: where nothing else reads that, there is nothing to copy.
+"""Finds nodes that may write over their first input, so that it need not be copied.
 
 rows' = scatter_nd(rows, at, row)     rows is carried by a loop: an iteration writes one row
 keys' = tensor_scatter(keys, at, key) keys is an input, keys' an output: the caller may pass one
-                                      array for both, and a step of a decoder writes one key; if
-                                      keys' may have more places, where it happens to have as many
+                                      array for both, and a step of a decoder writes one key;
+                                      if keys' may be larger, this is so where it is not
 b = scatter_nd(a, at, row)            a is computed: b takes its place
 """
 
@@ -23,7 +23,8 @@ from bessemer.compiler.schedule.lowering.lowering import Lowering
 
 
 def with_updates(graph: Graph) -> Graph:
-    """The graph with `updates` for outputs that are inputs written over, if it has none yet."""
+    """The graph with `updates` for outputs that are inputs written over, unless it already has
+    updates."""
     if graph.updates:
         return graph
     producers, users = graph.producers(), graph.users()
@@ -39,8 +40,8 @@ def with_updates(graph: Graph) -> Graph:
 
 
 def copied_first(graph: Graph) -> list[Node]:
-    """The nodes of a whole graph whose output may begin as a copy of their first input that takes
-    its place: the copy of what the caller may put there, or of what is in the arena."""
+    """The nodes of a whole graph whose output begins as a copy of their first input. The memory
+    plan or the caller may put both in the same place, and then nothing is copied."""
     producers, users = graph.producers(), graph.users()
     updated = {graph.outputs[output] for output, _ in graph.updates}
     return [
@@ -52,8 +53,8 @@ def copied_first(graph: Graph) -> list[Node]:
 
 
 def begun(node: Node, first: type[Alias | Copy], lowering: Lowering) -> Step:
-    """What makes the output of a node that writes over its first input begin as that: `first`, or,
-    where the output may be larger, a launch that puts zeros behind it."""
+    """The step that makes the output of such a node begin as its first input: `first`, or a launch
+    that adds zeros, if the output may be larger."""
     source, target = node.inputs[0], node.output
     if _keeps_type(node):
         return first(source, target)
@@ -75,8 +76,9 @@ def begun(node: Node, first: type[Alias | Copy], lowering: Lowering) -> Step:
 def carried_over(
     graph: Graph, results: Sequence[Value], places: Sequence[Value]
 ) -> list[list[Node]]:
-    """For each value that a loop carries, the nodes of its body that make the result by writing
-    over it; none where that is not all they do. `places` are the values as the body finds them."""
+    """For each value that a loop carries, the nodes of the body that make its new value by writing
+    over it. Empty if other nodes are needed for that, too. `places` are the values at the start of
+    the body."""
     producers, users = graph.producers(), graph.users()
     found: list[list[Node]] = []
     for result, place in zip(results, places, strict=True):
@@ -94,7 +96,7 @@ def carried_over(
 
 
 def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
-    """Whether a node can write over its first input, and nothing else needs what it was."""
+    """Whether a node can write over its first input because nothing else needs it."""
     return (
         node.operator.over is not None
         and len(users[node.inputs[0]]) == 1
@@ -103,8 +105,9 @@ def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) ->
 
 
 def _may_update(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
-    """The same of a whole graph, where an input whose place an output takes may be needed by what
-    the node is computed from: order_updates.py has all that reads it come first."""
+    """The same for a node of a whole graph, whose input may also be read by what the node is
+    computed from, if an output takes the input's place: order_updates.py makes all other readers
+    run first."""
     first = node.inputs[0] if node.operator.over is not None else None
     if first is None or first not in graph.inputs or node.output not in graph.outputs:
         return _is_free(node, users, graph)
@@ -114,7 +117,7 @@ def _may_update(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph)
 
 
 def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> bool:
-    """Whether its first input is in the arena, and its output too."""
+    """Whether a node's first input and its output are both in the arena."""
     maker = producers.get(node.inputs[0])
     if maker is None or (maker.operator.is_view and maker.inputs) or maker.regions:
         return False

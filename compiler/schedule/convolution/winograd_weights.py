@@ -152,7 +152,7 @@ def _transposed(builder: KernelBuilder, work: WeightTransform, lanes: int) -> No
         transposed = builder.allocate(f32, (lanes * lanes,))
         with builder.loop(points) as point:
             first = (point * lanes) * lanes
-            _turn(builder, squares, first, transposed, lanes)
+            _transpose_square(builder, squares, first, transposed, lanes)
             with (
                 builder.loop(lanes, "unroll") as channel,
                 builder.loop(lanes, "vector", lanes) as lane,
@@ -161,7 +161,9 @@ def _transposed(builder: KernelBuilder, work: WeightTransform, lanes: int) -> No
                 builder.store(work.u, at, transposed[channel * lanes + lane])
 
 
-def _turn(builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, lanes: int) -> None:
+def _transpose_square(
+    builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, lanes: int
+) -> None:
     """Transposes the square of `source` that begins at `first` into `target`. The method: a load of
     every fourth element rotates the bits of an element's index by two."""
     bits = lanes.bit_length() - 1

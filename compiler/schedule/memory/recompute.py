@@ -79,7 +79,7 @@ class Planner:
         if budget is not None and chosen.peak > budget:
             self._chooser = self._chooser or _Chooser(chosen, self._count)
             chosen = _ordered(self._chooser.choose(budget), self._count)
-        return _told(self._start, self._turn, chosen, self._count)
+        return _recomputation(self._start, self._turn, chosen, self._count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def _ordered(plan: _Plan, count: Count) -> _Plan:
     return replace(plan, graph=graph, found=residents(graph, count))
 
 
-def _told(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomputation:
+def _recomputation(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomputation:
     before, after = (
         _across(start.found, turn),
         _across(plan.found, turning_point(plan.graph, plan.found)),

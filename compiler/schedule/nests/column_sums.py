@@ -44,8 +44,9 @@ def with_column_sums(
     dependence: Dependence,
     hoisted: Hoist,
 ) -> Expression:
-    """An element of a row with the sum of its column computed, if that is best done for all columns
-    of a `part` of the row (its start and length) at once."""
+    """An element of a row, in which the sum of its column is replaced by a load of its total, if it
+    is best to compute the totals of all columns at once. `part` is the (start, length) of the row.
+    `hoisted` computes what does not depend on the column."""
     start, extent = part
     node = _sum_of_columns(value, inner, extent, lanes, dependence)
     if node is None or lanes == 1:
@@ -57,7 +58,8 @@ def with_column_sums(
 def _sum_of_columns(
     value: Expression, inner: Symbol, extent: Size, lanes: int, dependence: Dependence
 ) -> Reduce | None:
-    """The only reduction that a row's elements depend on, if it is best computed row by row."""
+    """The only reduction on which a row's elements depend, if it is best computed row by row; else
+    None."""
     found = [n for n in walk_expr.reductions_of(value) if inner in dependence.of(n)]
     if len(found) != 1 or not isinstance(extent, int):
         return None
@@ -73,8 +75,8 @@ def _sum_of_columns(
 
 
 def _reads_rows(node: Reduce, inner: Symbol) -> bool:
-    """Whether neighbours along the row are neighbours in memory, or one number, in all that the sum
-    reads, and rows lie apart."""
+    """Whether everything that the sum reads is, for neighbouring columns, at neighbouring places or
+    the same one, and at least one load goes along the columns and differs from row to row."""
     is_long = False
     for load in walk_expr.loads_of(node.body):
         (index,) = load.indices
@@ -89,7 +91,7 @@ def _reads_rows(node: Reduce, inner: Symbol) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _ColumnSums:
-    """The sum of the columns from `start` on, so many of them."""
+    """The sums of `columns` columns from `start` on."""
 
     builder: KernelBuilder
     node: Reduce
@@ -99,7 +101,7 @@ class _ColumnSums:
     lanes: int
 
     def write(self, hoisted: Hoist) -> Expression:
-        """Adds the loops to a kernel; gives the total of a column, by `inner`."""
+        """Adds the loops to a kernel. Returns the total of a column as an expression of `inner`."""
         node, builder = self.node, self.builder
         rows = dims.number(dims.product(map(extent_of, node.over)))
         total = builder.allocate(node.dtype, (self.columns,))

@@ -1,6 +1,5 @@
-"""Writes a reduction inside of a vector loop over elements: a serial loop, which each lane runs for
-its own element. Few steps are written out.
-"""
+"""Writes a reduction that lies inside of a vector loop over elements: as a serial loop, which each
+lane runs for its own element, or written out if it has few steps."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ from bessemer.compiler.schedule.nests.partial_sums import is_longer, stretch_of
 def write_reduction(
     builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
 ) -> Expression:
-    """Adds the loops to a kernel; gives the total. `spell` writes the reductions inside."""
+    """Adds the loops to a kernel and returns the total. `spell` writes the reductions inside of
+    this one."""
     steps = dims.product(map(extent_of, node.over))
     unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
     if unrolled and node.name in ("max", "min") and node.dtype.is_float:
@@ -62,8 +62,8 @@ def write_reduction(
 def _extreme(
     builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
 ) -> Expression:
-    """The largest or smallest of a few numbers; NaN if one of them is. Whether one is, is asked of
-    two numbers at once, beside what finds the extreme, and not for each before the next."""
+    """The largest or smallest of a few numbers; NaN if any of them is. The check for NaN takes two
+    numbers at once, and is independent of the comparisons, so that these do not wait for it."""
     extents = [dims.number(extent_of(symbol)) for symbol in node.over]
     total = builder.define(expr.neutral(node.name, node.dtype), "acc")
     are_numbers = builder.define(expr.constant(True, boolean), "ordered")

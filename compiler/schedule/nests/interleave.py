@@ -1,4 +1,5 @@
-"""How many vectors the loops over a row handle at once, so that arithmetic units need not wait."""
+"""How many vectors the loops over a row handle side by side, so that arithmetic units need not
+wait."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ UNROLLED_STEPS = 32
 
 
 def fitting(most: int, extent: Size, lanes: int) -> int:
-    """How many vectors to handle at once, at most, without a rest."""
+    """The number of vectors to handle side by side, at most `most`, that leaves no rest."""
     while most > 1 and isinstance(extent, int) and extent % (most * lanes):
         most //= 2
     return most

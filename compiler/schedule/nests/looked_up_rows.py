@@ -1,9 +1,10 @@
-"""Rows whose elements lie at places that data gives, the same in every row: columns come first.
+"""Computes blocks of rows column by column, where data gives the places along the row, and these
+are the same in every row.
 
     out[n*i + j] = x[m*i + place[j]]      becomes
     parallel block:  vector j in 0..n:  for i in 32 rows:  out[n*i + j] = x[m*i + place[j]]
 
-What a place is, and whether the lanes' places are neighbours, is found once for 32 rows.
+The places of a vector, and whether they are neighbours, are thus found once for 32 rows.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ places in each, one thread: 2.7 ms row by row, 8.5 columns first; of 4 KB, 1000 
 def has_common_places(
     value: Expression, outer: tuple[Symbol, ...], inner: Symbol, dependence: Dependence
 ) -> bool:
-    """Whether data gives the places along a row's axis at which some elements are, and gives every
-    row, along the last of the outer axes, the same ones; of rows that are neither few nor long."""
+    """Whether data gives the places along a row's axis of some elements, and these places are the
+    same for all rows along the last of the outer axes. There must be enough blocks of rows, and
+    rows must not be far apart."""
     if not outer or reductions_of(value):
         return False
     *others, rows = map(extent_of, outer)

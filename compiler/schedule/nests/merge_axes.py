@@ -1,8 +1,9 @@
-"""Prepares the expression of a loop nest: axes that run through memory together become one.
+"""Prepares a piece for its loop nest: axes that run through memory as one become one axis.
 
     out[i*6 + j] = x[i*6 + j] over i < n, j < 6      becomes      out[k] = x[k] over k < n*6
 
-Axes of size 1 go, and the symbols of reductions get canonical names: equal nests become equal text.
+Axes of size 1 are removed, and the symbols of reductions get canonical names, so that equal nests
+become equal text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ CANONICAL = "k"
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """What one nest computes: target[offset(symbols)] = value, over all values of the symbols."""
+    """What one loop nest computes: target[offset(symbols)] = value, for all values of the
+    symbols."""
 
     target: Buffer
     offset: Size
@@ -37,7 +39,7 @@ def extent_of(symbol: Symbol) -> Size:
 
 
 def merge_axes(piece: Piece) -> Piece:
-    """The same computation over as few axes as possible. Its loads must be flat."""
+    """The same computation over as few axes as possible. The loads of the piece must be flat."""
     return _merge_axes(_drop_unit_axes(_name_reductions(piece)))
 
 
@@ -59,7 +61,7 @@ def _substituted(piece: Piece, values: dict[Atom, Size], symbols: tuple[Symbol, 
 
 
 def _name_reductions(piece: Piece) -> Piece:
-    """Gives the symbols of reductions canonical names: equal nests become equal text."""
+    """Gives the symbols of reductions canonical names, so that equal nests become equal text."""
     names = itertools.count()
 
     def rule(node: Expression) -> Expression | None:
@@ -100,7 +102,7 @@ def _merge_axes(piece: Piece) -> Piece:
 
 @dataclass
 class _Uses:
-    """Where symbols occur: in offsets of loads, and anywhere else."""
+    """Where symbols occur: in the offsets of loads, and anywhere else."""
 
     offsets: list[Size]
     others: set[Atom]
@@ -127,7 +129,8 @@ class _Uses:
 def _merge(
     symbols: tuple[Symbol, ...], uses: _Uses
 ) -> tuple[tuple[Symbol, ...], dict[Atom, Size]] | None:
-    """Joins neighbouring axes that every offset walks through as one; None if there are none."""
+    """Joins two neighbouring axes that every offset walks through as one; None if there are
+    none."""
     values: dict[Atom, Size] = {}
     kept: list[Symbol] = []
     offsets = list(uses.offsets)

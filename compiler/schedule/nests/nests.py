@@ -1,4 +1,4 @@
-"""Lowers one expression, the value of every element of an output, to a loop nest.
+"""Lowers a `Piece`, one expression for every element of an output, to a loop nest.
 
     out[i0, i1] = exp(x[i0, i1]) / reduce add r: exp(x[i0, r])          becomes
 
@@ -7,9 +7,9 @@
       vector r in 0..columns:  acc1 += exp(x[i0*columns + r])
       vector i1 in 0..columns: out[i0*columns + i1] = exp(x[i0*columns + i1]) / acc1
 
-Steps: buffers become flat, axes that run through memory together are merged, the innermost axis (or
-the last axis of a reduction) becomes the vector loop, the others the parallel loop. What happens
-to one row, one run of the innermost axis, is written in rows.py.
+Buffers become flat, and axes that run through memory together are merged. The innermost axis (or
+the last axis of a reduction) then becomes the vector loop, and the others the parallel loop.
+rows.py writes what happens to one row, which is one run of the innermost axis.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ other, softmax 0.87; of 4 KiB 0.88 and 0.83.)"""
 
 @dataclass(frozen=True, eq=False)
 class Nest:
-    """A lowered nest and the work of one iteration of its parallel loop."""
+    """A lowered nest, and the scalar operations of one iteration of its parallel loop."""
 
     body: Block
     operations: Size
 
 
 def flat(buffer: Buffer) -> Buffer:
-    """The buffer as one axis; strides are gone into the offsets."""
+    """The buffer with one axis; its strides are in the offsets of the loads and stores."""
     return Buffer(buffer.name, buffer.dtype, (dims.product(buffer.shape),))
 
 
 def flatten_loads(value: Expression) -> Expression:
-    """The expression with every load through a flat offset."""
+    """The expression with a flat offset in every load."""
 
     def rule(node: Expression) -> Expression | None:
         if isinstance(node, Load) and (len(node.indices) != 1 or node.buffer.strides):
@@ -91,8 +91,8 @@ def flatten_loads(value: Expression) -> Expression:
 
 
 def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0) -> Nest:
-    """The loops that compute a piece. Its loads must be flat. A piece that does not fit into a last
-    cache of so many bytes (0: nobody knows) is stored past it."""
+    """The loops that compute a piece, whose loads must be flat. What does not fit into a last-level
+    cache of `last_cache` bytes (0: not known) is stored past the caches."""
     piece = merge_axes(piece)
     if vectorize:
         piece = join_short_axis(piece, lanes(piece.target.dtype))
@@ -100,7 +100,7 @@ def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: i
 
 
 def write_nest(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
-    """Adds the loops that compute a piece to a kernel, all on the thread that gets there."""
+    """Adds the loops that compute a piece to a kernel. They are serial: one thread runs them."""
     _Lowering(merge_axes(piece), lanes, vectorize=True, last_cache=0, builder=builder).write()
 
 
@@ -125,11 +125,11 @@ class _Lowering:
         self.inside: set[Symbol] = set()
 
     def _work(self, *along: Symbol) -> Size:
-        """The operations for all elements along some axes, those of the others standing still."""
+        """The operations for all elements along these axes, at one index of the other axes."""
         return operations(self.piece.value, along)
 
     def write(self) -> None:
-        """All loops one in the other."""
+        """Writes all loops as serial ones."""
         inner = self._inner_axis()
         if inner is None:
             self._serial(self.piece.symbols, {}, self.rows.scalar)
@@ -138,7 +138,7 @@ class _Lowering:
         self._serial(outer, {}, lambda v: self.rows.row(inner, v))
 
     def lower(self) -> Nest:
-        """The outer loops as one parallel one."""
+        """Writes the outer loops as one parallel loop."""
         inner = self._inner_axis()
         if inner is None:
             return self._over(self.piece.symbols, self.rows.scalar, self._work())
@@ -161,7 +161,8 @@ class _Lowering:
         return self._blocked(inner)
 
     def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...]) -> Nest:
-        """Blocks of rows, a vector of columns at a time."""
+        """Blocks of rows, which are computed one vector of columns at a time
+        (looked_up_rows.py)."""
         row = outer[-1]
         rows = extent_of(row)
         block = Symbol(row.name, dims.ceildiv(rows, ROWS))
@@ -197,7 +198,7 @@ class _Lowering:
                     write_laps(self.rows, inner, values, start, length)
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
-        """A row of windows: each part knows where it lies."""
+        """A row of windows, cut at the image's borders; in each part, conditions are simplified."""
         for part in window_parts(self.piece.value, inner, lanes):
             place = Symbol(inner.name, part.length)
             here: Values = {inner: part.first + dims.atom(place)}
@@ -209,14 +210,14 @@ class _Lowering:
                 value = begun(value, inner)
             value = walk_expr.substitute(value, here)
             piece = Piece(self.piece.target, offset, value, symbols)
-            # A vector under masks would take as long for one of a few.
+            # For less than a vector, masked vectors would take longer than single elements.
             vectorize = self.vectorize and not part.is_short
             rows = RowWriter(self.builder, piece, self.lanes, vectorize=vectorize)
             rows.streams = self.rows.streams
             rows.row(place, values)
 
     def _behind_totals(self, inner: Symbol, behind: tuple[Symbol, ...], values: Values) -> None:
-        """Rows of the last axes, after the totals that they share."""
+        """Rows along the last axes, after the totals that they share."""
         piece = replace(self.piece, value=with_totals(self.rows, (inner, *behind), values))
         rest = _Lowering(
             piece,
@@ -228,8 +229,8 @@ class _Lowering:
         rest._serial(behind, values, lambda v: rest._row(inner, v))
 
     def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
-        """Whether rows are computed by turns: those at work fit into the first-level cache, or
-        nearly, and there are enough."""
+        """Whether several rows are computed in one loop (rows_by_turns.py): there are enough of
+        them, and those in progress nearly fit into the first-level cache."""
         columns = extent_of(inner)
         if not self.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
             return False
@@ -240,7 +241,7 @@ class _Lowering:
         return columns >= self.lanes(self.piece.target.dtype) and has_three_passes(self.rows, inner)
 
     def _computes_functions(self, inner: Symbol) -> bool:
-        """Whether there are functions of a row's elements, not of its totals only."""
+        """Whether functions of a row's elements are computed, not only of its totals."""
         along = {inner, *self.rows.bound}
         return any(
             is_function(node) and not along.isdisjoint(self.dependence.of(node))
@@ -276,8 +277,8 @@ class _Lowering:
         return inner
 
     def _longest_run(self) -> Symbol:
-        """The innermost axis, unless it is too short to fill a vector and another one runs along
-        memory: 3 channels behind many pixels."""
+        """The innermost axis; or another one that runs along memory, if the innermost is too short
+        to fill a vector (3 channels of many pixels)."""
         symbols = self.piece.symbols
         inner = symbols[-1]
         extent = extent_of(inner)
@@ -295,7 +296,8 @@ class _Lowering:
         return best if runs[best] else inner
 
     def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size) -> Nest:
-        """A parallel loop over the first axes, their indices taken from its own; then serial."""
+        """A parallel loop over the first axes, whose indices follow from its own, then serial
+        loops."""
         whole = dims.product(map(extent_of, outer)) * work
         if not outer or (isinstance(whole, int) and whole < PARALLEL_WORTH):
             self._serial(outer, {}, body)
@@ -309,7 +311,7 @@ class _Lowering:
         return Nest(self.builder.block(), work * dims.product(map(extent_of, serial)))
 
     def _named(self, size: Size) -> Size:
-        """A local that holds index arithmetic, so that it is done once."""
+        """A local that holds index arithmetic, so that it is computed once."""
         if isinstance(size, int) or isinstance(dims.as_atom(size), Symbol):
             return size
         return self.builder.define(expr.index_value(size), "x").index
@@ -334,7 +336,7 @@ class _Lowering:
             self.inside.discard(outer[0])
 
     def _blocked(self, inner: Symbol) -> Nest:
-        """One axis only: cut into blocks for the threads if it is long."""
+        """A single axis, cut into blocks for the threads if it is long."""
         extent = extent_of(inner)
         whole = self._work(inner)
         invariant = any(
@@ -359,7 +361,8 @@ class _Lowering:
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
-    """How many of the first axes to share among threads: few, as taking an index apart costs."""
+    """How many of the first axes the threads share. Few, because to compute several indices from
+    one takes divisions."""
     total: Size = 1
     for count, symbol in enumerate(outer, 1):
         total = total * extent_of(symbol)
@@ -373,15 +376,15 @@ def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
 
 
 def _is_multiple_of_many(size: Size) -> bool:
-    """Whether a size is at least BLOCKS, or of samples with that much in each."""
+    """Whether a size is at least BLOCKS, or a multiple of at least BLOCKS if it is not known."""
     factor = size if isinstance(size, int) else math.gcd(*size.terms.values())
     return factor >= BLOCKS
 
 
 def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
-    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not. What is
-    read once for each of the output's elements tells nothing; nor do windows that are too short
-    for a vector and lie close together."""
+    """Whether a reduction reads neighbours, and neighbours of its output are farther apart. Loads
+    that do not depend on the reduction's index do not count. It is false for windows that are
+    shorter than a vector and close together."""
     last = node.over[-1]
     taps = extent_of(last)
     nearest = NEAR if isinstance(taps, int) and taps < lanes else 1

@@ -1,11 +1,11 @@
-"""Parts axes that loads walk through as two, so that each of them has one step in memory.
+"""Splits axes that loads walk through as two axes, so that each of them has one stride in memory.
 
     out[32 * r + j] = in[9 * (r % 64) + r // 64 + 576 * j]
 becomes
     out[32 * (64 * t + c) + j] = in[9 * c + t + 576 * j]
 
-which packs the weights of a convolution, as torch has them, for a product: its taps t lie side by
-side. An axis that is read from its end on is turned round.
+This example packs the weights of a convolution, which have PyTorch's layout, for a product whose
+taps t lie side by side. An axis that is read backwards is reversed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 
 def part_axes(piece: Piece) -> Piece:
-    """The same computation with parted axes, the outer ones of the stores first; the piece itself
-    if there is nothing to part or to turn. Its loads must be flat."""
+    """The same computation with split and reversed axes, in the order of the stores; the piece
+    itself if there is nothing to split or reverse. Its loads must be flat."""
     parted = piece
     while (found := _first_part(parted)) is not None:
         parted = found
@@ -30,8 +30,8 @@ def part_axes(piece: Piece) -> Piece:
 
 
 def _in_order(piece: Piece) -> Piece:
-    """The piece with the axes that stores take the longest steps along first, so that stores go
-    through memory piece by piece; as it is where steps are not known."""
+    """The piece with its axes sorted by descending stride of the stores, so that the stores go
+    through memory in order; unchanged if a stride is not known."""
     steps: dict[Symbol, int] = {}
     for symbol in piece.symbols:
         step = dims.coefficient_of(piece.offset, symbol)
@@ -42,7 +42,7 @@ def _in_order(piece: Piece) -> Piece:
 
 
 def _first_part(piece: Piece) -> Piece | None:
-    """The piece with one axis parted; None if all loads walk through each axis in one step."""
+    """The piece with one axis split; None if all loads walk through each axis with one stride."""
     for symbol in piece.symbols:
         extent = extent_of(symbol)
         for inner in _lengths(piece, symbol):
@@ -55,7 +55,7 @@ def _first_part(piece: Piece) -> Piece | None:
 
 
 def _lengths(piece: Piece, symbol: Symbol) -> list[int]:
-    """What the offsets of loads divide an axis by, where they use the remainder."""
+    """The divisors of an axis whose remainder the offsets of loads use."""
     found: set[int] = set()
     for offset in _offsets(piece):
         for monomial in () if isinstance(offset, int) else offset.terms:
@@ -71,7 +71,7 @@ def _offsets(piece: Piece) -> list[Size]:
 
 
 def _with(piece: Piece, symbol: Symbol, value: Size, symbols: tuple[Symbol, ...]) -> Piece:
-    """The piece with this value in place of an axis, and these axes."""
+    """The piece with `value` in place of an axis, and `symbols` as the axes in its place."""
     at: dict[Atom, Size] = {symbol: value}
     kept: list[Symbol] = []
     for other in piece.symbols:

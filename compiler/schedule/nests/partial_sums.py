@@ -1,4 +1,5 @@
-"""Limits how long a sum inside a vector loop grows before it is put away and a new one begins."""
+"""Limits the number of terms of a sum inside of a vector loop, after which it is added to a total
+and a new sum begins."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Reduce
 
 SHORTEST_STRETCH = 64
-"""Steps that a sum adds up at least before it begins anew."""
+"""The least number of steps after which a sum begins anew."""
 
 
 def stretch_of(node: Reduce, steps: Size) -> int:
-    """Steps after which a sum begins anew, about the root of all; 0: it is short, or no sum.
+    """The number of steps after which a sum begins anew, about the square root of all. 0 if it is
+    short, or the reduction is not a sum of floats.
 
-    One sum's rounding error grows with the number of steps, that of sums of sums with the root.
+    The rounding error of a sum grows with its number of steps, that of a sum of such sums with the
+    square root of that.
     """
     if node.name != "add" or not node.dtype.is_float:
         return 0

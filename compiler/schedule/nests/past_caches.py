@@ -1,8 +1,8 @@
-"""Marks stores that should go past the caches: of large results that are read much later.
+"""Marks stores that should go past the caches: those to large results that are read much later.
 
-An ordinary store first loads its line from memory, though all of it will be overwritten, and pushes
-lines out of the caches that will be read sooner. (Measured on packing 6.5 MB: 0.41 ms by ordinary
-stores, 0.19 past the caches.)
+An ordinary store first loads the cache line from memory, although all of it will be overwritten,
+and evicts lines that are needed sooner. (Packing 6.5 MB: 0.41 ms with ordinary stores, 0.19 past
+the caches.)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from bessemer.compiler.ir.loops import Block, For, Stream
 from bessemer.compiler.targets.machine import Target
 
 SHARE = 8
-"""What takes this share of the last cache does not stay there: many others want it, too."""
+"""A result of at least 1/8 of the last-level cache does not stay there until it is read."""
 
 
 def past_caches(body: Block, buffer: Buffer, target: Target, share: int = SHARE) -> Block:
-    """A kernel's body; what it stores to a buffer that takes this share of the last cache goes past
-    the caches."""
+    """The body of a kernel with its stores to `buffer` going past the caches, if the buffer takes
+    at least 1/`share` of the last-level cache."""
     size = product(buffer.shape)
     if not target.last_cache or not isinstance(size, int):
         return body

@@ -1,9 +1,9 @@
-"""Cheaper arithmetic for rows, from what is known of their numbers.
+"""Makes the arithmetic of rows cheaper, from what is known about the size of numbers.
 
     exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
 
-No exponential there is above 1, and no sum of them above their number. What is divided by the same
-number all along a row is multiplied by its reciprocal.
+Here no exponential is above 1, and no sum of them is above their number. A division by something
+that is the same for the whole row becomes a multiplication by its reciprocal.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _FALLING = "exp_nonpositive"
 
 
 def with_falling_exponentials(value: Expression, rows: Iterable[Symbol]) -> Expression:
-    """The value with cheaper functions for exponentials that cannot be above 1: of what is left of
-    an element after its row's maximum has been taken off. `rows` are the indices of rows."""
+    """The value with cheaper functions for exponentials of numbers that cannot be above 0, because
+    the row's maximum has been subtracted. `rows` are the indices of rows."""
     symbols = tuple(rows)
 
     def rule(node: Expression) -> Expression | None:
@@ -36,7 +36,7 @@ def with_falling_exponentials(value: Expression, rows: Iterable[Symbol]) -> Expr
 
 
 def _is_element(value: Expression, most: Reduce, rows: tuple[Symbol, ...]) -> bool:
-    """Whether a maximum is over a row of which the value is an element."""
+    """Whether `most` is the maximum over a row that `value` is an element of."""
     if len(most.over) != 1:
         return False
     (over,) = most.over
@@ -44,7 +44,8 @@ def _is_element(value: Expression, most: Reduce, rows: tuple[Symbol, ...]) -> bo
 
 
 def is_moderate(node: Reduce) -> bool:
-    """Whether a sum is far from the largest numbers: there are fewer than 2^64 elements."""
+    """Whether a sum is far below the largest numbers: its terms, fewer than 2^64, are exponentials
+    of at most 1."""
     match node:
         case Reduce(_, "add", _, Unary(_, name, _)):
             return name == _FALLING

@@ -1,10 +1,11 @@
-"""Which passes over a row compute an expression, and what they leave behind for each other.
+"""Plans the passes over a row that compute an expression, and what a pass keeps for the later ones.
 
     exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
 
-wants a pass for the maximum, one for the sum, and one that stores. The exponentials of the sum are
-those of the result: the second pass puts them where the result belongs, the last one takes them
-from there. Reductions that want the same elements at the same time share a pass.
+needs a pass for the maximum, one for the sum, and one that stores the results. The exponentials in
+the sum are those of the result: the second pass stores them in the place of the result, and the
+last one loads them from there. Reductions that read the same elements at the same time share a
+pass.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ Place = tuple[Buffer, Size]
 """A buffer, and where in it a row's elements lie, by the row's index."""
 
 WORTH_KEEPING = 10
-"""Operations, those of an exponential, that a pass rather stores than lets others repeat."""
+"""Operations from which on a pass stores a part for later passes; an exponential has as many."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowPass:
-    """Reductions that one pass over the row computes. `kept` is the part of them that what
-    remains needs again, as an expression of the row's index; None if nothing is worth keeping."""
+    """The reductions that one pass over a row computes. `kept` is a part of their bodies that is
+    needed again later, as an expression of the row's index; None if nothing is worth keeping."""
 
     reductions: tuple[Reduce, ...]
     kept: Expression | None
@@ -37,10 +38,11 @@ class RowPass:
 
 @dataclass(frozen=True)
 class InLoop:
-    """A part of a loop over a row. For an index, `write` adds all but stores, and gives those;
-    `lanes` are the narrowest vectors that it asks for.
+    """A part of a loop over a row. `write(index)` adds everything but the stores to the loop, and
+    returns these. `lanes` is the narrowest vector width that the part needs.
 
-    Of a pass, `totals` are there after the loop, and `rest` is what remains to be computed.
+    For a pass, `totals` have their values after the loop, and `rest` is what remains to be
+    computed.
     """
 
     write: Callable[[Size], list[tuple[Place, Expression]]]
@@ -52,7 +54,7 @@ class InLoop:
 def next_pass(
     value: Expression, may_hoist: Callable[[Reduce], bool], row: Symbol | None
 ) -> RowPass | None:
-    """The reductions of a value to compute first; None where none is left that may be hoisted."""
+    """The next reductions of a value to compute; None if none is left that may be hoisted."""
     ready = _ready(value, may_hoist)
     if not ready:
         return None
@@ -70,7 +72,8 @@ def along_row(node: Reduce, row: Symbol) -> Expression:
 
 
 def with_kept(value: Expression, kept: Expression, row: Symbol, loaded: Expression) -> Expression:
-    """The value with `loaded` in place of what a pass kept, in later reductions of the row too."""
+    """The value with `loaded` in place of what a pass kept, also inside of later reductions of the
+    row."""
 
     def rule(node: Expression) -> Expression | None:
         if node is kept:
@@ -92,18 +95,19 @@ def replaced(value: Expression, others: Mapping[Expression, Expression]) -> Expr
 
 
 def totals_named(step: RowPass, name: str) -> dict[Expression, Expression]:
-    """A local for each of a pass's totals."""
+    """A local for each total of a pass."""
     return {n: expr.read(f"{name}{i}", n.dtype) for i, n in enumerate(step.reductions)}
 
 
 def _is_over(node: Reduce, row: Symbol) -> bool:
-    """Whether it goes along the row. What each element has of its own does not, however long."""
+    """Whether a reduction goes along the row. A reduction of each element's own does not, even if
+    it is as long."""
     is_as_long = len(node.over) == 1 and node.over[0].extent == row.extent
     return is_as_long and row not in Dependence().of(node)
 
 
 def _ready(value: Expression, may_hoist: Callable[[Reduce], bool]) -> list[Reduce]:
-    """The reductions inside which no other one is left to hoist, in order of first use."""
+    """The reductions that contain no other one to hoist, in order of first use."""
     found: list[Reduce] = []
     waiting: dict[Expression, bool] = {}
 

@@ -18,7 +18,7 @@ def moves_last_axis(node: Node) -> bool:
 
 
 def is_row_reduction(node: Node) -> bool:
-    """Whether a reduction runs over trailing axes (axes of size 1 aside)."""
+    """Whether a reduction runs over trailing axes; axes of size 1 are ignored."""
     shape = node.inputs[0].type.shape
     axes = {axis for axis in node.attributes["axes"] if shape[axis] != 1}
     kept = [axis for axis in range(len(shape)) if axis not in axes and shape[axis] != 1]
@@ -26,7 +26,8 @@ def is_row_reduction(node: Node) -> bool:
 
 
 def is_of_rows(shape: tuple[Size, ...], whole: tuple[Size, ...]) -> bool:
-    """Whether a value has one element for each row of `whole`: it is computed once a row."""
+    """Whether a value has one element for each row of `whole`, so that it is computed once per
+    row."""
     if len(shape) != len(whole):
         return False
     same = [a == b for a, b in zip(shape, whole)]
@@ -37,8 +38,8 @@ def is_of_rows(shape: tuple[Size, ...], whole: tuple[Size, ...]) -> bool:
 
 
 def spreads_in_rows(value: Value, readers: Sequence[Node]) -> bool:
-    """Whether these nodes, in order, spread a row's number along that row only. Along the rows of
-    a square, every row would compute the numbers of all."""
+    """Whether these nodes, in order, use a row's number for that row only. If they spread it over
+    other rows (along the rows of a square), every row would compute the numbers of all rows."""
     if value.type.numel == 1:
         return True
     same = {value}
@@ -54,7 +55,7 @@ def spreads_in_rows(value: Value, readers: Sequence[Node]) -> bool:
 
 
 def same_leading(shape: tuple[Size, ...], outer: tuple[Size, ...]) -> bool:
-    """Whether `shape` starts with `outer`, axes of size 1 aside."""
+    """Whether `shape` starts with `outer`; axes of size 1 are ignored."""
     long = [size for size in shape if size != 1]
     short = [size for size in outer if size != 1]
     return long[: len(short)] == short

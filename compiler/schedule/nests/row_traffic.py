@@ -1,7 +1,7 @@
-"""How rows get from and to memory: which are fetched ahead, and which go past the caches.
+"""Decides which rows are prefetched, and which are stored past the caches.
 
-The processor fetches ahead by itself, but not from page to page, and less while stores go past the
-caches. Rows that do so are read into the second-level cache, some rows ahead, by the pass that
+The processor prefetches by itself, but not across a page's end, and less if stores go past the
+caches. Rows with such stores are read into the second-level cache some rows ahead, by the pass that
 takes longest: the one with functions, or the last one.
 """
 
@@ -28,7 +28,8 @@ cache that they are fetched into."""
 
 
 def streams(piece: Piece, last_cache: int) -> bool:
-    """Whether a piece is stored past the caches: what it reads and writes does not fit there."""
+    """Whether a piece is stored past the caches: what it reads and writes does not fit into
+    them."""
     extents = [extent_of(symbol) for symbol in piece.symbols]
     written = dims.product(extents) * piece.target.dtype.bytes
     loads = {n.buffer.name: n.buffer for n in walk_expr.loads_of(piece.value)}
@@ -37,7 +38,7 @@ def streams(piece: Piece, last_cache: int) -> bool:
         return False
     if not last_cache or written + read < last_cache or written < last_cache // 4:
         return False
-    # Rows begin at lines, and their elements are neighbours.
+    # It takes rows that begin at cache lines, and whose elements are neighbours.
     steps = [dims.coefficient_of(piece.offset, symbol) for symbol in piece.symbols]
     along = CACHE_LINE // piece.target.dtype.bytes
     last = extents[-1]
@@ -47,8 +48,8 @@ def streams(piece: Piece, last_cache: int) -> bool:
 
 
 def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
-    """Where rows begin that are soon read, if fetching them ahead pays. `values` are the indices of
-    the row at work."""
+    """Where rows begin that are read soon, if it pays to prefetch them. `values` are the indices of
+    the current row."""
     if not walk_expr.reductions_of(piece.value):
         return _coming_elements(piece, inner, values)
     extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
@@ -71,7 +72,7 @@ def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Pla
 
 
 def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
-    """The same for what is read once, element by element."""
+    """The same for what is read only once, element by element."""
     found: dict[Buffer, Size] = {}
     for node in walk_expr.loads_of(piece.value):
         if dims.coefficient_of(node.indices[0], inner) != 1:

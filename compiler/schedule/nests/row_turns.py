@@ -1,12 +1,13 @@
-"""Cuts a row into vectors whose elements lie at known distances, though not at equal ones.
+"""Cuts a row into groups of vectors ("turns") after which the distances between the elements
+repeat.
 
     vector i in 0..224: out[i] = x[(20*i + 6)//7]      becomes
     for turn in 0..2:  for v in 0..7, written out:
       vector lane in 0..16: out[112*turn + 16*v + lane] = x[320*turn + (20*(16*v + lane) + 6)//7]
 
-Seven elements later, all distances are the same: after seven vectors. Of each of the seven it is
-known where in which few vectors of neighbours its elements are; otherwise they would be gathered,
-which costs a load each.
+Here the distances repeat after seven elements, so they do after seven vectors. For each of the
+seven vectors it is then known where its elements lie in a few vectors of neighbours. Otherwise they
+would be gathered, which takes a load per element.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 MOST_VECTORS = 16
-"""That are written out."""
+"""The most vectors that are written out."""
 MOST_LOADS = 128
-"""Vectors that they load, at most: each takes a few instructions."""
+"""The most vectors that these load: each load takes a few instructions."""
 FEWEST_MASKED = 16
-"""Lanes of machines whose loads can be limited to some of them."""
+"""Machines with vectors of at least this many lanes have masked loads."""
 _TURN = "turn"
 
 
 def vectors_of_a_turn(
     value: Expression, inner: Symbol, start: Size, extent: Size, lanes: int
 ) -> int:
-    """After how many vectors the distances are the same again, or how many the row has; 0 where
-    nothing is gained, or there are too many."""
+    """The number of vectors after which the distances repeat, or the number of vectors in the row.
+    0 if nothing is gained, or the vectors are too many."""
     if lanes < 2 or not isinstance(extent, int) or not isinstance(start, int):
         return 0
     sums = reductions_of(value)
@@ -56,7 +57,7 @@ def vectors_of_a_turn(
 
 
 def _steps(node: Reduce) -> int:
-    """How many steps a reduction has; too many to write out where nobody knows."""
+    """The number of steps of a reduction; more than are written out, if it is not known."""
     steps = dims.product(map(extent_of, node.over))
     return steps if isinstance(steps, int) else UNROLLED_STEPS + 1
 
@@ -64,7 +65,7 @@ def _steps(node: Reduce) -> int:
 def write_turns(
     builder: KernelBuilder, extent: int, lanes: int, vectors: int, write: Callable[[Size], None]
 ) -> None:
-    """Adds the loops over a row to a kernel; `write` adds what is done with an element."""
+    """Adds the loops over a row to a kernel; `write(index)` adds what is done with an element."""
 
     def several(begin: Size, count: int) -> None:
         with builder.loop(count, "unroll") as number, builder.loop(lanes, "vector", lanes) as lane:
@@ -82,8 +83,8 @@ def write_turns(
 
 
 def _is_scattered(offset: Size, inner: Symbol, lanes: int) -> bool:
-    """Whether elements lie at different distances, and would be gathered one by one. Those of less
-    than a vector can be loaded as one only under a mask."""
+    """Whether elements lie at unequal distances, and would be gathered one by one. If a vector's
+    elements lie within the length of a vector, they can be loaded at once, but only with masks."""
     if isinstance(offset, int) or dims.coefficient_of(offset, inner) is not None:
         return False
     span = dims.substitute(offset, {inner: lanes}) - dims.substitute(offset, {inner: 0})
@@ -96,7 +97,7 @@ def _is_scattered(offset: Size, inner: Symbol, lanes: int) -> bool:
 
 
 def _repeats(factor: Atom, inner: Symbol, lanes: int) -> bool:
-    """Whether a vector holds whole patterns of neighbours that repeat, or are repeated."""
+    """Whether a vector holds whole periods of a repeated pattern, or of repeated elements."""
     match factor:
         case FloorDiv(a, int(n)) | Mod(a, int(n)) if inner in dims.atoms(a):
             return dims.coefficient_of(a, inner) == 1 and lanes % n == 0
@@ -107,6 +108,6 @@ def _repeats(factor: Atom, inner: Symbol, lanes: int) -> bool:
 def _are_known(offset: Size, inner: Symbol, begin: Size, count: int) -> bool:
     """Whether `count` elements lie at known distances from the first."""
     first = dims.substitute(offset, {inner: begin})
-    # The last one first: most often it tells.
+    # The last one is tried first: it is the most likely one not to be known.
     others = (begin + number for number in range(count - 1, 0, -1))
     return all(isinstance(dims.substitute(offset, {inner: i}) - first, int) for i in others)

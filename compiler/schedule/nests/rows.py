@@ -1,4 +1,5 @@
-"""Writes what a kernel does with one row: one run of the innermost axis, or one element.
+"""Writes what a kernel does with one row, which is one run of the innermost axis, or with one
+element.
 
     out[i] = exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)          becomes
 
@@ -6,8 +7,8 @@
     vector r in 0..columns:  kept = exp(x[r] - acc1);  out[r] = kept;  acc2 += kept
     vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
 
-Whatever does not depend on the innermost index is computed before its loop. `rows_by_turns.py` has
-loops over several rows at once.
+Everything that does not depend on the innermost index is computed before its loop. nests.py writes
+the loops around a row; rows_by_turns.py writes loops over several rows at once.
 """
 
 from __future__ import annotations
@@ -72,14 +73,16 @@ LARGEST_KEPT = 32 << 10
 def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
     """Adds the loops that compute one row, the piece's only axis, to a kernel.
 
-    The row may be read where it is written. If the last step is a division by something that is the
-    same for the whole row, it is left undone, behind a cast too; the divisor is the result.
+    The row may be read where it is written. If the last step, apart from a cast, is a division by
+    something that is the same for the whole row, it is not done, and the divisor is returned; else
+    None is.
     """
     return RowWriter(builder, merge_axes(piece), lanes).row_in_place()
 
 
 class RowWriter:
-    """Adds rows of a piece to a kernel. `values` are the outer indices of the row at work."""
+    """Adds rows of a piece to a kernel. In its methods, `inner` is the index along the row, and
+    `values` are the outer indices of the row."""
 
     def __init__(
         self, builder: KernelBuilder, piece: Piece, lanes: Lanes, *, vectorize: bool = True
@@ -99,11 +102,12 @@ class RowWriter:
         }
 
     def row_in_place(self) -> Expression | None:
-        """All of a piece with one axis; gives the divisor that is left."""
+        """Writes a piece that is one row; returns the divisor that is left to do, as `write_row`
+        does."""
         (inner,) = self.piece.symbols
         value = self.element(inner, {})
         if isinstance(value, Cast):
-            # Of bf16 weights, the exponentials are kept as bf16 already.
+            # If the weights are bf16, the exponentials are kept as bf16, too.
             value, self.rounds_kept = value.operand, value.dtype == self.piece.target.dtype
         value = self.hoist_reductions(value, inner, self.piece.offset)
         written = expr.convert(expr.load(self.piece.target, (self.piece.offset,)), value.dtype)
@@ -125,7 +129,8 @@ class RowWriter:
         self._store_row(element, inner, offset, start, extent)
 
     def prepared(self, inner: Symbol) -> Expression:
-        """The element, for a loop of the caller's: what its index does not change is computed."""
+        """The element for a loop that the caller writes. What does not depend on its index is
+        computed here."""
         return self._hoist_invariants(self._multiplied(self.piece.value, inner), inner)
 
     def element(self, inner: Symbol, values: Values) -> Expression:
@@ -134,7 +139,7 @@ class RowWriter:
         return with_falling_exponentials(value, {inner, *self.bound})
 
     def offset(self, values: Values) -> Size:
-        """Where the elements of that row lie, by the inner index."""
+        """The offset of the elements of that row, as a formula of the inner index."""
         return dims.substitute(self.piece.offset, values)
 
     def _multiplied(self, element: Expression, inner: Symbol) -> Expression:
@@ -143,7 +148,8 @@ class RowWriter:
     def _store_row(
         self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
     ) -> None:
-        """The loop that writes the row, after everything that its index does not change."""
+        """Writes the loop that stores the row, after everything that does not depend on its
+        index."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         lanes = self.lane_count(element, self.piece.target.dtype)
         element = with_column_sums(
@@ -175,7 +181,7 @@ class RowWriter:
             store(index)
 
     def begin_store(self, element: Expression, inner: Symbol, offset: Size) -> InLoop:
-        """The stores of a row whose loop is the caller's."""
+        """The stores of a row, for a loop that the caller writes."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         return self._storing(element, inner, offset)
 
@@ -196,21 +202,21 @@ class RowWriter:
             self.builder.store(buffer, (at,), value)
 
     def scalar(self, values: Values) -> None:
-        """One element an iteration: the reductions inside are the vector loops."""
+        """Writes one element; the reductions inside of it are the vector loops."""
         element = self.hoist_reductions(walk_expr.substitute(self.piece.value, values), None)
         self.builder.store(
             self.piece.target, (dims.substitute(self.piece.offset, values),), element
         )
 
     def lane_count(self, value: Expression, dtype: DType) -> int:
-        """The narrowest width that any memory access of the loop asks for."""
+        """The narrowest vector width of the loop's memory accesses."""
         if not self.vectorize:
             return 1
         types = {node.buffer.dtype for node in walk_expr.loads_of(value)}
         return min(self.lanes(t) for t in types | {dtype})
 
     def prefetch(self, index: Size, count: int) -> None:
-        """Asks for as many of the coming elements as an iteration of a pass handles."""
+        """Prefetches as many of the coming elements as an iteration of a pass handles."""
         for buffer, begin, level in self.coming:
             for line in range(0, count, max(1, CACHE_LINE // buffer.dtype.bytes)):
                 self.builder.append(Prefetch(buffer, begin + index + line, level))
@@ -218,8 +224,8 @@ class RowWriter:
     def hoist_reductions(
         self, value: Expression, inner: Symbol | None, offset: Size = 0
     ) -> Expression:
-        """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
-        where the target's element of an inner index lies."""
+        """The value after loops for the reductions that do not depend on the inner index, deepest
+        first. `offset` is that of the target's element at an inner index."""
         while (step := self.next_pass(value, inner)) is not None:
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
@@ -239,7 +245,7 @@ class RowWriter:
         return next_pass(value, may_hoist, inner)
 
     def _reduction_loop(self, node: Reduce, value: Expression, inner: Symbol | None) -> Expression:
-        """A reduction of the value as loops of its own, the last one a vector loop."""
+        """Writes a reduction as loops of its own, the last one a vector loop."""
         if inner is not None and may_skip_nan(value, node, inner):
             self.skips_nan.add(node)
         accumulator = self.accumulator(node)
@@ -247,7 +253,7 @@ class RowWriter:
         return accumulator.value
 
     def accumulator(self, node: Reduce) -> Local:
-        """What the reduction is computed in, with its first value."""
+        """The local in which a reduction is computed, with its first value."""
         accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
         if is_moderate(node):
             self.moderate.add(accumulator.value)
@@ -256,7 +262,7 @@ class RowWriter:
     def _row_pass(
         self, step: RowPass, value: Expression, inner: Symbol, offset: Size
     ) -> Expression:
-        """Reductions that share a pass over the row; it may leave elements for the passes after."""
+        """Writes a pass whose reductions share a loop; it may store elements for later passes."""
         made = self.begin_pass(step, value, inner, self.place_to_keep(step, value, inner, offset))
         is_longest = step.kept is not None and has_functions(step.kept)
         with self.vector_loop(extent_of(inner), made.lanes, PASS_INTERLEAVE) as index:
@@ -271,7 +277,7 @@ class RowWriter:
     def begin_pass(
         self, step: RowPass, value: Expression, inner: Symbol, place: Place | None
     ) -> InLoop:
-        """A pass whose loop is the caller's; what it keeps goes to `place`."""
+        """A pass, for a loop that the caller writes. What it keeps is stored at `place`."""
         self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
         totals = [self.accumulator(node) for node in step.reductions]
         rest = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
@@ -305,9 +311,12 @@ class RowWriter:
     def place_to_keep(
         self, step: RowPass, value: Expression, inner: Symbol, offset: Size, rows: int = 1
     ) -> Place | None:
-        """Where a pass can leave an element of the row: in the output, which is written later,
-        unless what is still to be computed reads from there, or aside, where there is room for so
-        many rows."""
+        """Where a pass can store an element of the row for later passes; None if nowhere.
+
+        That is the output, which gets its own values later, unless something that is still to be
+        computed reads from there. Otherwise it is an array on the stack for `rows` rows, if these
+        are short enough.
+        """
         kept, target = step.kept, self.piece.target
         if kept is None:
             return None
@@ -320,7 +329,8 @@ class RowWriter:
         return None
 
     def target_is_read(self, step: RowPass, value: Expression, inner: Symbol) -> bool:
-        """Whether the output is read by what is computed once a pass has kept its elements."""
+        """Whether anything that is computed after a pass has stored elements in the output reads
+        the output."""
         totals = totals_named(step, "total")
         users = [*(along_row(n, inner) for n in step.reductions), replaced(value, totals)]
         if step.kept is not None:
@@ -331,7 +341,7 @@ class RowWriter:
         )
 
     def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
-        """A loop over neighbours; short ones handle one vector at a time."""
+        """A loop over neighbours. If it is short, it handles one vector at a time."""
         long = not isinstance(extent, int) or extent >= interleave * lanes
         kind: LoopKind = "vector" if lanes > 1 else "serial"
         return self.builder.loop(extent, kind, lanes, interleave if lanes > 1 and long else 1)
@@ -353,7 +363,7 @@ class RowWriter:
             self.builder.append(Accumulate(local, node.name, element, skips_nan))
 
     def _spell_reductions(self, value: Expression) -> Expression:
-        """Writes the reductions left in an expression as loops at this place."""
+        """Writes the reductions that are left in an expression as loops at this place."""
 
         def rule(node: Expression) -> Expression | None:
             if not isinstance(node, Reduce):
@@ -369,7 +379,7 @@ class RowWriter:
         known: Mapping[Expression | None, Expression | None] = MappingProxyType({}),
     ) -> Expression:
         """Computes what does not depend on the inner index once, into locals. `known` are
-        expressions of which this has been done."""
+        expressions for which this has been done."""
 
         def rule(node: Expression) -> Expression | None:
             done = known.get(node)
@@ -384,5 +394,5 @@ class RowWriter:
         return walk_expr.replace_outermost(value, rule)
 
     def _is_inside_reduction(self, node: Expression) -> bool:
-        """Whether it depends on the index of a reduction that is not running here."""
+        """Whether it depends on the index of a reduction that is not being computed here."""
         return not self.bound.isdisjoint(self.dependence.of(node))

@@ -1,14 +1,14 @@
-"""Rows one after the other: one loop ends a row, goes on with the next, and begins a third one.
+"""Computes rows in one loop: each loop ends a row, continues with the next, and begins a third one.
 
     vector i in 0..columns:                              softmax of rows a, b, c
       out[a, i] = kept[a, i] * (1 / sum of a)
       kept[b, i] = exp(x[b, i] - maximum of b);  sum of b += kept[b, i]
       maximum of c max= x[c, i]
 
-Passes over one row wait for each other's totals; those over three rows do not, and those that load
-and store go by while the units are busy with one that computes. (Softmax of rows in the
-second-level cache of Zen 4, cycles a vector: 11.4 to 13.7 one after the other, by where in their
-pages the arrays begin; so 9.6 to 11.6.)
+The passes over one row wait for each other's totals. Those over three rows do not, and the loads
+and stores of two passes overlap with the arithmetic of the third. (Softmax of rows in the
+second-level cache of Zen 4, cycles per vector: 11.4 to 13.7 row by row, depending on where in their
+pages the arrays begin; 9.6 to 11.6 in this way.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
 
 def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
-    """Whether a row takes a pass for one total and nothing else, one for others, and one that
+    """Whether a row takes three passes: one for a single total, one for other totals, one that
     stores."""
     element = writer.element(inner, {})
     first = writer.next_pass(element, inner)
@@ -48,7 +48,7 @@ def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
 
 
 class RowsByTurns:
-    """Adds rows of a piece to a kernel, from row `begin` on. Row k is the k-th from there."""
+    """Adds rows of a piece to a kernel, from row `begin` on. The methods count rows from there."""
 
     def __init__(self, writer: RowWriter, inner: Symbol, outer: Symbol, begin: Size) -> None:
         self.writer, self.builder = writer, writer.builder
@@ -81,14 +81,14 @@ class RowsByTurns:
         return {self.outer: self.begin + row}
 
     def _first_pass(self, row: Size) -> tuple[RowPass, Expression]:
-        """The pass that leaves one total, and the element that it is a part of."""
+        """The pass for the first total, and the element that contains this."""
         element = self.writer.element(self.inner, self._values(row))
         step = self.writer.next_pass(element, self.inner)
         assert step is not None
         return step, element
 
     def _first_total(self) -> Expression:
-        """That of the first row, in a loop of its own."""
+        """The first total of the first row, computed in a loop of its own."""
         total = self._first(0)
         self._loop(None, total)
         return total.totals[0].value
@@ -98,7 +98,7 @@ class RowsByTurns:
         return self.writer.begin_pass(step, element, self.inner, None)
 
     def _second_pass(self, row: Size, first: Expression) -> tuple[RowPass, Expression]:
-        """The pass after it, and the element where the first total is known."""
+        """The second pass, and the element in which the first total is known."""
         step, element = self._first_pass(row)
         element = replaced(element, {step.reductions[0]: first})
         second = self.writer.next_pass(element, self.inner)
@@ -110,7 +110,7 @@ class RowsByTurns:
         return self.writer.begin_pass(step, element, self.inner, self._place_of(row))
 
     def _stores(self, row: Size, first: Expression, totals: Sequence[Local]) -> InLoop:
-        """The stores of a row of which all totals are known."""
+        """The stores of a row whose totals are all known."""
         step, element = self._second_pass(row, first)
         known: dict[Expression, Expression] = {
             n: t.value for n, t in zip(step.reductions, totals, strict=True)
@@ -125,7 +125,7 @@ class RowsByTurns:
         return self.writer.offset(self._values(row))
 
     def _keep(self, first: Expression) -> None:
-        """Finds a place for what the second pass keeps: of two rows, the one at work and the one
+        """Finds a place for what the second pass keeps, for two rows: the current one and the one
         before it."""
         step, element = self._second_pass(0, first)
         self.place = self.writer.place_to_keep(step, element, self.inner, self._offset(0), rows=2)
@@ -139,13 +139,14 @@ class RowsByTurns:
         return buffer, at + dims.mod(row, 2) * extent_of(self.inner)
 
     def _mark_moderate(self, totals: Sequence[Local], carried: Sequence[Local]) -> None:
-        """What is known of a total's size holds for where it is carried."""
+        """Notes that what is known about a total's size is true of the local that carries it on,
+        too."""
         for total, local in zip(totals, carried, strict=True):
             if total.value in self.writer.moderate:
                 self.writer.moderate.add(local.value)
 
     def _loop(self, row: Size | None, *parts: InLoop) -> None:
-        """One loop for parts of several rows; the rows that come after `row` are fetched ahead."""
+        """One loop for its parts of several rows. The rows that come after `row` are prefetched."""
         lanes = min(part.lanes for part in parts)
         extent = extent_of(self.inner)
         if self.writer.streams and row is not None:
@@ -154,7 +155,7 @@ class RowsByTurns:
             self.writer.prefetch(index, lanes * PASS_INTERLEAVE)
             stores = []
             for part in parts:
-                # All loads come first: one behind a store to the same place of another page waits.
+                # All loads come first: a load waits for a store before it to the same place of a page.
                 stores += [(place, self._computed(value)) for place, value in part.write(index)]
             self.writer.store(stores)
         self.writer.coming = ()

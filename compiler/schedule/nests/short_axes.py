@@ -1,10 +1,10 @@
-"""Makes one axis of a short innermost one and the one before it, also where operands repeat.
+"""Joins a short innermost axis with the axis before it, even where operands are repeated.
 
     out[4*i + j] = x[4*i + j] - m[j]     over i < n, j < 4     becomes
     out[k] = x[k] - m[k % 4]             over k < 4*n
 
-and m[i] would be m[k // 4]. Four elements do not fill a vector. What repeats, or is spread, within
-a vector is one load and one shuffle.
+and m[i] would become m[k // 4]. Four elements do not fill a vector. An operand that is repeated
+within a vector takes one load and one shuffle.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.row_turns import FEWEST_MASKED
 
 LONGEST_PART = 4096
-"""Elements that one thread takes at a time where there is no other axis."""
+"""The most elements that one thread takes at a time, if there is no other axis."""
 
 
 def join_short_axis(piece: Piece, width: int) -> Piece:
-    """The piece with its innermost axis joined to the one before, if it is shorter than `width`
+    """The piece with its innermost axis joined with the one before, if it is shorter than `width`
     lanes and all operands allow it."""
     if len(piece.symbols) < 2:
         return piece
@@ -35,7 +35,7 @@ def join_short_axis(piece: Piece, width: int) -> Piece:
         return piece
     first: Size = 0
     if short & (short - 1):
-        # Whole patterns fill several vectors, whose places must be known.
+        # A pattern then repeats only after several vectors, whose places must be known.
         if width < FEWEST_MASKED or 2 * short > width or not isinstance(rows, int):
             return piece
         if not outer:
@@ -53,7 +53,8 @@ def join_short_axis(piece: Piece, width: int) -> Piece:
 
 
 def _even_part(rows: int, short: int, width: int) -> int:
-    """The most rows of which there are parts of one size, at best of whole vectors."""
+    """The number of rows in a part: rows are cut into equal parts, as large as allowed, and if
+    possible of whole vectors."""
     parts = [n for n in range(1, LONGEST_PART // short + 1) if rows % n == 0]
     return max(parts, key=lambda n: (n * short % width == 0, n))
 

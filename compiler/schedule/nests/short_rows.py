@@ -1,4 +1,4 @@
-"""Rows of a few elements, as many side by side as a vector has lanes.
+"""Computes rows of a few elements side by side, one row in each lane of a vector.
 
     out[4*i + j] = exp(x[4*i + j]) / sum r: exp(x[4*i + r])    becomes, for every 16 rows from i on
 
@@ -7,8 +7,9 @@
     for v in 0..4, written out:    vector lane in 0..16:
       out[4*i + 16*v + lane] = kept[16*((16*v + lane) % 4) + (16*v + lane) // 4]
 
-A row's own elements would leave most lanes empty, and its sums would go from lane to lane. Loads of
-every fourth element, and those of the last loop, are vectors, shuffled.
+A vector of a single row's elements would leave most lanes empty, and its sums would have to go from
+lane to lane. Here the loads (every fourth element) and those of the last loop are vectors that are
+shuffled.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ by 91.)"""
 
 
 def are_short(steps: Sequence[Size], lanes: Lanes, most: int = SHORT_SUM) -> bool:
-    """Whether rows of so many elements are better computed side by side."""
+    """Whether rows with so many elements are better computed side by side."""
     limit = most if lanes(f32) >= 16 else NARROW_SHORT_ROW
     return all(isinstance(step, int) and step <= limit for step in steps)
 
 
 def has_short_rows(piece: Piece, lanes: Lanes) -> bool:
-    """Whether a piece is made of short rows that lie one behind the other, each with sums of its
-    own."""
+    """Whether a piece consists of short rows that follow each other in memory, with sums of each
+    row."""
     if len(piece.symbols) != 2 or piece.target.dtype is not f32:
         return False
     row, inner = piece.symbols
@@ -63,14 +64,14 @@ def _is_near(load: Load, row: Symbol, columns: Size) -> bool:
 
 
 class _SideBySide(RowWriter):
-    """Writes what is done along a row element by element, in a vector loop over rows."""
+    """Writes a row element by element, inside of a vector loop over rows."""
 
     def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
         return self.builder.loop(extent, "unroll")
 
 
 def write_short_rows(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
-    """Adds the loops to a kernel: a parallel one over as many rows as there are lanes."""
+    """Adds the loops to a kernel: a parallel one over groups of as many rows as there are lanes."""
     row, inner = piece.symbols
     rows, columns, width = extent_of(row), extent_of(inner), lanes(f32)
     assert isinstance(columns, int)

@@ -1,9 +1,10 @@
-"""Whether a row that holds a NaN comes out as NaNs however its maximum treats it.
+"""Decides whether a row's maximum may ignore NaNs, because a NaN in the row shows in the results
+anyway.
 
     exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
 
-A maximum that skips NaNs takes one instruction a vector instead of three. Here it may: one NaN
-makes the sum NaN, and the sum makes all of the row NaN.
+A maximum that ignores NaNs takes one instruction per vector instead of three. Here it may: one NaN
+makes the sum NaN, and the sum makes the whole row NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _FUNCTIONS = (*functions.FLOAT_UNARY, "neg", "abs")
 
 
 def may_skip_nan(value: Expression, extreme: Reduce, row: Symbol) -> bool:
-    """Whether a maximum or minimum over the row, of which `value` is made, may leave NaNs out."""
+    """Whether a maximum or minimum over the row, on which `value` depends, may ignore NaNs."""
     if extreme.name not in ("max", "min") or not extreme.dtype.is_float:
         return False
     if len(extreme.over) != 1 or extreme.over[0].extent != row.extent:
@@ -34,7 +35,7 @@ def may_skip_nan(value: Expression, extreme: Reduce, row: Symbol) -> bool:
 
 
 def _shows(value: Expression, part: Expression) -> bool:
-    """Whether the value is NaN wherever this part of it is."""
+    """Whether the value is NaN whenever this part of it is."""
     if value is part:
         return True
     match value:

@@ -1,4 +1,4 @@
-"""Totals over several axes, computed once for all the rows behind them.
+"""Computes totals over several axes once for all the rows that use them.
 
     out[n, t, c] = x[n, t, c] * w[c] / reduce add (s, d): x[n, s, d]          becomes
 
@@ -8,8 +8,8 @@
       for t
         vector c:  out[n, t, c] = x[n, t, c] * w[c] / acc
 
-w keeps t and c from being one axis, so a row is one c; with the total computed row by row, there
-would be as many steps as the square of t.
+w keeps t and c from being merged, so a row is one run of c. If each row computed the total anew,
+the number of steps would grow with the square of t.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEWEST_ROWS = 4
 
 
 def axes_behind_totals(piece: Piece, inner: Symbol, outer: Sequence[Symbol]) -> tuple[Symbol, ...]:
-    """The last of the outer axes, which change no total that takes longer than a row."""
+    """The last ones of the outer axes, on which no total depends that takes longer than a row."""
     found: tuple[Symbol, ...] = ()
     for node in _totals(piece.value, inner):
         behind = len(outer)
@@ -44,7 +44,8 @@ def axes_behind_totals(piece: Piece, inner: Symbol, outer: Sequence[Symbol]) -> 
 
 
 def with_totals(writer: RowWriter, moving: Sequence[Symbol], values: Values) -> Expression:
-    """The writer's value for these outer indices, after loops for what `moving` leaves alone."""
+    """The writer's value for these outer indices, after loops for the totals that do not depend on
+    `moving`."""
     value = walk_expr.substitute(writer.piece.value, values)
     bound = writer.bound.union(moving)
 
@@ -58,7 +59,7 @@ def with_totals(writer: RowWriter, moving: Sequence[Symbol], values: Values) -> 
 
 
 def _totals(value: Expression, inner: Symbol) -> list[Reduce]:
-    """The reductions that are the same for a whole row and for what others add up."""
+    """The reductions that are the same for a whole row and for the sums of others."""
     nodes = walk_expr.reductions_of(value)
     bound = {inner, *(symbol for node in nodes for symbol in node.over)}
     return [node for node in nodes if not Dependence().of(node) & bound]

@@ -2,19 +2,18 @@
 
     out[j, i] = f(in[i, j])
 
-Either the loads or the stores of a plain nest would jump from line to line. Here a square of
-elements is computed by vectors along the loads, a row of it after the other in one iteration;
-the stores of its rows, which are neighbours, are transposed in registers
-(codegen/kernels/interleaved_stores.py).
+Either the loads or the stores of a plain nest would jump from line to line. Here one iteration
+computes a square of elements, by vectors along the loads, one row after the other. The stores are
+transposed in registers (codegen/kernels/interleaved_stores.py) and then are of neighbours, too.
 
     out[i, j, k] = f(in[j, 2 * i + k])        k in 0..2
 
-is transposed in the same way, but pairs of neighbours in a row stay together: this is how the right
-operands of instructions that multiply pairs are laid out. And so is
+is transposed in the same way, but pairs of neighbours in a row stay together; this is the layout of
+right operands for instructions that multiply pairs. And so is
 
     out[j, i] = f(in[i, j // 2])
 
-an image that grows while its channels move to the end.
+an image that is enlarged while its channels move to the end.
 """
 
 from __future__ import annotations
@@ -68,8 +67,8 @@ class _Transpose:
     """A piece whose loads run along one axis of memory and whose stores run along another.
 
     `others` are the remaining axes, outer first. `together` neighbours along the loads are stored
-    side by side. Squares have `rows` elements along the stores by `columns` along the loads, and
-    `beside` of them are in a band. Loads read the same element for `repeats` neighbours, at most.
+    side by side. Squares have `rows` elements along the stores by `columns` along the loads, and a
+    band has `beside` of them. At most `repeats` neighbours load the same element.
     """
 
     piece: Piece
@@ -84,12 +83,12 @@ class _Transpose:
 
     @property
     def height(self) -> Size:
-        """Of a band, along the stores."""
+        """The height of a band, in elements along the stores."""
         return self.rows * self.beside
 
 
 def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
-    """The loops, or None where a plain nest does as well. The piece's loads must be flat."""
+    """The loops, or None if a plain nest is as good. The piece's loads must be flat."""
     work = _find(merge_axes(piece), lanes)
     if work is None:
         return None
@@ -106,7 +105,7 @@ def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
 
 
 def write_transpose(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> bool:
-    """Adds the same loops to a kernel, all on the thread that gets there; whether there are any."""
+    """Adds the same loops to a kernel, as serial ones; returns whether there are any."""
     work = _find(merge_axes(piece), lanes)
     if work is None:
         return False
@@ -119,7 +118,8 @@ def write_transpose(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> bool:
 def _write_band(
     builder: KernelBuilder, work: _Transpose, block: Size, share: Size, shares: Size
 ) -> None:
-    """A share of the band with this number, among those of all indices of the other axes."""
+    """Writes a share of a band. `block` is the band's number among those of all indices of the
+    others."""
     blocks = dims.ceildiv(_extent(work.stores), work.height)
     others = unravel(dims.floordiv(block, blocks), [_extent(s) for s in work.others])
     values: dict[Atom, Size] = dict(zip(work.others, others, strict=True))

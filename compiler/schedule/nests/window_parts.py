@@ -1,13 +1,13 @@
-"""Cuts an axis where windows that slide along it leave an image: between the borders nothing is
-asked.
+"""Cuts an axis where sliding windows reach beyond an image, so that windows inside need no
+conditions.
 
     out[i] = sum k: i + k - 1 >= 0 and i + k - 1 < 35 ? x[i + k - 1] : 0      i in 0..35     becomes
     the same                                                                   i in 0..16
     out[i] = sum k: x[i + k - 1]                                               i in 16..32
     the same                                                                   i in 32..35
 
-Where nothing is asked, a mean's divisor is one number. What a vector at a known place asks is known
-when it is compiled, so the parts of a row begin at whole vectors.
+Without conditions, the divisor of a mean is a constant, too. The parts of a row begin at whole
+vectors, because the conditions of a vector at a known place are decided at compile time.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 
 def asks_in_windows(value: Expression) -> bool:
-    """Whether something is asked of the index in each step of a reduction."""
+    """Whether there is a condition on the index in each step of a reduction."""
     bodies = (reduction.body for reduction in reductions_of(value))
     return any(_demand(node) is not None for node in all_nodes(*bodies))
 
 
 class WindowPart(NamedTuple):
-    """So many places from `first` on. Where it `is_inside`, windows see nothing but the image;
-    where it `is_begun`, they leave it at its end only. A border that `is_short`, of an axis whose
-    extent is not a number, has less than a vector."""
+    """`length` places from `first` on. If it `is_inside`, the windows see nothing but the image; if
+    it `is_begun`, they leave the image at its end only. If it `is_short`, it is a border with less
+    than a vector, on an axis of unknown extent."""
 
     first: Size
     length: Size
@@ -50,9 +50,12 @@ class WindowPart(NamedTuple):
 
 
 def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[WindowPart]:
-    """The parts of an axis, in order; those of a row begin at whole vectors, unless its extent is
-    not a number and windows move on by several elements: masks cost most there. Where the extent
-    is not a number, some may be empty."""
+    """The parts of an axis, in order.
+
+    The parts of a row begin at whole vectors, except if its extent is not known and windows are
+    several elements apart: masks cost most there. If the extent is not known, some parts may be
+    empty.
+    """
     extent = extent_of(axis)
     whole = [WindowPart(0, extent)]
     found = [_fulfilled(demand, axis) for demand in _demands(value, axis)]
@@ -90,9 +93,12 @@ def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[Window
 def _of_whole_vectors(
     extent: Size, begin: int, end: Size, lanes: int, behind: Sequence[int | None]
 ) -> list[WindowPart]:
-    """The parts of an axis of any extent: whole vectors first, then as many as there are without a
-    border, then the rest. At most so many places lie `behind` the inside, where that is known: most
-    rests are one vector, of which all questions are answered before the first row."""
+    """The parts of an axis of any extent: whole vectors first, then the places left without a
+    border, then the rest.
+
+    `behind` is the number of places after the inside, at most, if it is known. Most rests are one
+    vector, whose conditions are decided before the first row.
+    """
     head = -(-begin // lanes)
     vectors = dims.maximum(dims.floordiv(end, lanes), head)
     rest = dims.maximum(extent - vectors * lanes, 0)
@@ -108,8 +114,8 @@ def _of_whole_vectors(
 
 
 def inside(value: Expression, axes: Collection[Symbol]) -> Expression:
-    """The value where windows see nothing but the image along these axes. What is counted there, by
-    minima and maxima of where windows end, is one number then."""
+    """The value where windows see nothing but the image along these axes. What it counts by minima
+    and maxima of the windows' ends is a constant then."""
     if not axes:
         return value
     facts = [fact for axis in axes for fact in _facts(value, axis)]
@@ -126,7 +132,8 @@ def inside(value: Expression, axes: Collection[Symbol]) -> Expression:
 
 
 def _facts(value: Expression, axis: Symbol) -> Iterator[Size]:
-    """What is not negative where the demands along an axis hold for every tap of a window."""
+    """Sizes that are not negative where the conditions along an axis are true for every tap of a
+    window."""
     for demand in _demands(value, axis):
         slope = dims.coefficient_of(demand, axis)
         if isinstance(slope, int):
@@ -134,7 +141,7 @@ def _facts(value: Expression, axis: Symbol) -> Iterator[Size]:
 
 
 def _decided(size: Size, facts: Sequence[Size]) -> Size:
-    """The size without the minima and maxima that facts decide."""
+    """The size without the minima and maxima that the facts decide."""
 
     def is_at_least(a: Size, b: Size) -> bool:
         return any(dims.is_nonnegative(a - b - fact) for fact in facts)
@@ -155,7 +162,7 @@ def _decided(size: Size, facts: Sequence[Size]) -> Size:
 
 
 def begun(value: Expression, axis: Symbol) -> Expression:
-    """The value where windows see nothing in front of the image along an axis."""
+    """The value where windows see nothing before the image's start along an axis."""
 
     def rule(node: Expression) -> Expression | None:
         demand = _demand(node)
@@ -173,7 +180,8 @@ def _demands(value: Expression, axis: Symbol) -> Iterator[Size]:
 
 
 def _demand(node: Expression) -> Size | None:
-    """What is not negative where a comparison of index arithmetic holds; None for other nodes."""
+    """A size that is not negative where a comparison of index arithmetic is true; None for other
+    nodes."""
     match node:
         case Binary(_, "ge", IndexValue() as a, (IndexValue() | Constant()) as b):
             return as_index(a) - as_index(b)
@@ -184,9 +192,11 @@ def _demand(node: Expression) -> Size | None:
 
 
 class _Fulfilled(NamedTuple):
-    """From the first index to that before `end`, a demand holds whatever the others are. At most so
-    many indices lie `behind` that, if it is known; `usual` are as many as a window is longer than
-    one step, None where windows differ in length. Windows move on by `step`."""
+    """The indices, from `first` to the one before `end`, at which a condition is true for all taps.
+
+    `behind` is the number of indices after these, at most, if it is known. `usual` is by how many
+    steps a window is longer than one; None if windows differ in length. Windows are `step` apart.
+    """
 
     first: int
     end: Size
