@@ -155,7 +155,7 @@ class RowsByTurns:
             self.writer.prefetch(index, lanes * PASS_INTERLEAVE)
             stores = []
             for part in parts:
-                # All loads come first: a load waits for a store before it to the same place of a page.
+                # Loads come first: one waits for a store before it to the same place of any page.
                 stores += [(place, self._computed(value)) for place, value in part.write(index)]
             self.writer.store(stores)
         self.writer.coming = ()
