@@ -54,6 +54,13 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (1, 8, 9, 30), (40, 8, 3, 3), {"pads": [1, 12, 1, 12], "dilations": [1, 12]}),
     ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [12] * 4, "dilations": [9, 12]}),
     ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [20] * 4, "dilations": [9, 12]}),
+    # One row of the image is nearer than one tap along the row.
+    (
+        "Conv",
+        (1, 16, 9, 9),
+        (16, 16, 3, 2),
+        {"pads": [0, 10, 0, 10], "dilations": [1, 10], "strides": [1, 2]},
+    ),
     ("Conv", (1, 17, 12), (5, 17, 4), {"pads": [5, 6], "dilations": [3], "strides": [2]}),
     ("Conv", (1, 32, 9, 18), (32, 4, 3, 3), {"pads": [1] * 4, "group": 8}),
     ("Conv", (2, 48, 9, 8), (48, 2, 3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1], "group": 24}),
@@ -195,6 +202,30 @@ def test_products_with_zero_points_in_the_padding_are_left_out(is_known: bool) -
         x = r.integers(0, 256, (n, 16, h, w)).astype(np.uint8)
         (theirs,) = expected(model, {"x": x})
         np.testing.assert_array_equal(compiled.run([x])[0], theirs)
+
+
+@pytest.mark.parametrize(("channels", "spread"), [(1, 0), (2, 0), (10, 0), (8, 255)])
+def test_products_of_bytes_with_padding_are_left_out(channels: int, spread: int) -> None:
+    """Neighbouring taps of few channels are multiplied by groups, so that a group has numbers of
+    several taps; what needs more than bytes is not multiplied in tiles."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[1, 24, 5, {channels}] x) => (int32[1, 16, 24, 3] y) <uint8 zero = {{7}}> {{
+            t = Transpose<perm = [0, 3, 1, 2]>(x)
+            y = ConvInteger<dilations = [9, 1], pads = [9, 0, 9, 0]>(t, k, zero, none)
+        }}"""
+    model, r = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = r.integers(0, 256, (16, channels, 3, 3)).astype(np.uint8)
+    none = np.array([0, spread] * 8, np.uint8)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    model.graph.initializer.append(numpy_helper.from_array(none, "none"))
+    x = r.integers(0, 256, (1, 24, 5, channels)).astype(np.uint8)
+    moved = np.pad(x.astype(np.int64) - 7, [(0, 0), (9, 9), (0, 0), (0, 0)])
+    wanted = np.zeros((1, 24, 3, 16), np.int64)
+    for i, j in np.ndindex(3, 3):
+        seen = moved[:, 9 * i : 9 * i + 24, j : j + 3]
+        wanted += seen @ (weights[:, :, i, j].astype(np.int64) - none[:, None]).T
+    (found,) = bessemer.compile(model).run([x])
+    np.testing.assert_array_equal(found, wanted.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("groups", [1, 16])

@@ -221,13 +221,17 @@ def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
 def supports(contraction: Contraction) -> bool:
     """Whether the micro-kernel can compute the contraction. Generic loops (nests/nests.py) compute
     the others."""
-    narrower = _OPERANDS.get(contraction.dtype, ())
-    types_fit = all(dtype in narrower for dtype in (contraction.a.dtype, contraction.b.dtype))
+    types_fit = multiplies(contraction.dtype, contraction.a.dtype, contraction.b.dtype)
     rows = dims.product(axis.extent for axis in contraction.rows)
     is_empty = rows * contraction.depth_extent * contraction.columns == 0
     # A product with a vector is a dot product a row: 15 of 16 columns would be padding.
     fits = types_fit and contraction.columns != 1 and bool(contraction.depth)
     return fits and not is_empty
+
+
+def multiplies(sums: DType, *operands: DType) -> bool:
+    """Whether tiles add up products of operands of these types to sums of that type."""
+    return all(dtype in _OPERANDS.get(sums, ()) for dtype in operands)
 
 
 _OPERANDS: dict[DType, tuple[DType, ...]] = {

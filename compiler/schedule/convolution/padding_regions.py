@@ -33,6 +33,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, i32
+from bessemer.compiler.schedule.contraction.contraction import multiplies
 from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 
@@ -97,6 +98,8 @@ def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
     for node in graph.nodes:
         if node.operator.name != "conv" or node.inputs[1].type.shape[-1] == 1:
             continue  # of one column there is no contraction
+        if not multiplies(node.output.type.dtype, *(value.type.dtype for value in node.inputs)):
+            continue
         regions = regions_of(node, producers, graph.constants)
         if not regions or not _are_inside(regions, node, producers):
             continue

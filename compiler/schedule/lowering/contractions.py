@@ -145,9 +145,8 @@ def _tile_job(
         out=out,
         base=source.base,
         epilogue=epilogue,
-        right_matrices=form.right_matrices,
+        form=form,
         right_element=partial(_right_element, right, form),
-        key=(type(form).__name__, *form.key),
     )
 
 
@@ -178,7 +177,9 @@ def _lower_in_registers(
     draft = with_group(job.draft, target)
     is_constant = job.right in lowering.constants
     sums = partial(_left_out, anchor, regions, inputs, grouping, lowering)
-    works = list(contractions_of(draft, anchor, regions, sums)) or [(draft, dict[str, Size]())]
+    works = list(contractions_of(draft, job.form, regions, sums))
+    assert works or anchor not in grouping.unpadded  # the whole would read beyond the image
+    works = works or [(draft, dict[str, Size]())]
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work, _ in works]
     lies = None
     if not regions and not is_constant:
@@ -318,7 +319,7 @@ def _packed_constant(
         job.right,
         (panel, *job.key, group, run),
         TensorType(job.right.type.dtype, shape),
-        lambda array: pack(job.right_matrices(array), panel, group, run),
+        lambda array: pack(job.form.right_matrices(array), panel, group, run),
     )
 
 

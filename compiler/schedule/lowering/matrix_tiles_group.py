@@ -109,7 +109,7 @@ def _packed(
             job.right,
             (form, runs, layout.channels, tiling.panel, *job.key),
             type,
-            lambda a: pack(layout.arrange(job.right_matrices(a)), form, runs, tiling.panel),
+            lambda a: pack(layout.arrange(job.form.right_matrices(a)), form, runs, tiling.panel),
         )
     packed = Value(type)
     inputs = Fusion.of(job.pack_nodes, lowering.constants)

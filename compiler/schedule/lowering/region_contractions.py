@@ -10,52 +10,51 @@ from typing import Any
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, load
-from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.convolution.padding_regions import Part, Region
+from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form
 
 
 def contractions_of(
     whole: Contraction,
-    convolution: Node,
+    form: Form,
     regions: list[Region],
     left_out: Callable[[], Buffer | None],
 ) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
     """The contraction of each region, and the values of its kernel's own symbols; through these,
-    regions of unknown sizes share kernels. There are none if the contraction's axes are not in the
-    order of the convolution's.
+    regions of unknown sizes share kernels. There are none if a region sees some only of the taps
+    that are multiplied by groups.
 
     `left_out` makes the buffer of what the regions' sums lack, [regions * columns], or None.
     """
-    places = _rows_of_axes(whole, convolution)
-    steps = _steps(whole)
-    if not regions or len(places) < len(steps):
+    if not regions or not isinstance(form, ConvolutionForm) or _parts_a_run(whole, form, regions):
         return
+    steps = _steps(whole)
     sums = left_out()
     for number, region in enumerate(regions):
         arguments: dict[str, Size] = {}
         region = tuple(_named(part, axis, arguments) for axis, part in enumerate(region))
         rows, begins = list(whole.rows), list[Size]([0] * len(whole.rows))
-        for part, place in zip(region, places, strict=True):
-            rows[place] = replace(rows[place], extent=part.count)
-            begins[place] = part.begin
-        *taps, channels = whole.depth
+        depth = [replace(axis, steps=step) for axis, step in zip(whole.depth, steps, strict=True)]
+        a_base, first_step = whole.a_base, dims.total(())
+        for axis, part in enumerate(region):
+            row, tap = form.row_order.index(1 + axis), form.depth_order.index(axis)
+            a_base += part.begin * rows[row].a_stride + part.first_tap * depth[tap].a_stride
+            step = steps[tap]
+            first_step += part.first_tap * (1 if step is None else step)
+            rows[row] = replace(rows[row], extent=part.count)
+            depth[tap] = replace(depth[tap], extent=part.taps)
+            begins[row] = part.begin
         more = None if sums is None else (sums, _place(number, whole.columns, arguments))
-        first = dims.total(begin * row.a_stride for begin, row in zip(begins, rows))
-        first += dims.total(part.first_tap * tap.a_stride for part, tap in zip(region, taps))
-        taps = [
-            replace(tap, extent=part.taps, steps=step)
-            for part, tap, step in zip(region, taps, steps, strict=True)
-        ]
         contraction = replace(
             whole,
-            a_base=whole.a_base + first,
+            a_base=a_base,
             rows=tuple(rows),
-            depth=(*taps, channels),
+            depth=tuple(depth),
             epilogue=_Moved(whole, tuple(begins), more),
             panel_steps=whole.depth_steps,
-            first_step=dims.total(part.first_tap * step for part, step in zip(region, steps)),
+            first_step=first_step,
         )
         yield contraction, arguments
 
@@ -81,26 +80,28 @@ def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
     return dims.symbol("bessemer_left_out")
 
 
-def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
-    """The position among the rows of the axis that runs along each spatial axis; it is found by its
-    stride. The list is shorter if the first axes of the sum are not those of the taps."""
-    found = []
-    for axis, tap in enumerate(whole.depth[:-1]):
-        stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
-        steps = [row.a_stride * dilation for row in whole.rows]
-        extents = [row.extent for row in whole.rows]
-        known = (tap.a_stride * stride, convolution.output.type.shape[1 + axis])
-        if tap.extent == convolution.inputs[1].type.shape[axis] and known in zip(steps, extents):
-            found.append(list(zip(steps, extents)).index(known))
-    return found
+def _parts_a_run(whole: Contraction, form: ConvolutionForm, regions: list[Region]) -> bool:
+    """Whether a region sees some only of the taps that are multiplied by groups: a group may have
+    numbers of two taps."""
+    if whole.group == 1:
+        return False
+    placed = zip(form.depth_order, _steps(whole), strict=True)
+    run = [axis for axis, step in placed if step is None and axis < len(regions[0])]
+    return any(region[axis].taps != form.w[axis] for region in regions for axis in run)
 
 
-def _steps(whole: Contraction) -> list[Size]:
-    """How many steps of the right operand one step along each axis of taps takes."""
-    *taps, channels = whole.depth
-    found: list[Size] = []
-    step = dims.ceildiv(channels.extent, whole.group)
-    for axis in reversed(taps):
+def _steps(whole: Contraction) -> list[Size | None]:
+    """How many of the right operand's steps one along each axis of the sum takes; None for the
+    innermost ones, which are one run where neighbours are multiplied by groups."""
+    axes = list(whole.depth)
+    run = axes[-1].extent if whole.group == 1 else whole.run
+    found: list[Size | None] = []
+    taken: Size = 1
+    while taken != run or not found:
+        taken = taken * axes.pop().extent
+        found.insert(0, None)
+    step = dims.ceildiv(run, whole.group)
+    for axis in reversed(axes):
         found.insert(0, step)
         step = step * axis.extent
     return found

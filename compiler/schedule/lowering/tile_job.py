@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.types import Array
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.lowering.contraction_forms import Form
 
 BASE = "bessemer_base"
 """The kernel's symbol for the flat offset of the left operand's first element."""
@@ -26,9 +26,10 @@ class TileJob:
     which is an input of the program unless it `is_made` by a kernel. The operand begins at `base`;
     the draft has the symbol BASE for that, unless it is 0.
 
-    `epilogue(inputs)` is the draft's epilogue, reading through this fusion. `right_matrices` gives
-    a constant right operand as [matrices..., depth, columns]. `right_element(inputs, matrix, k,
-    column)` gives an element of a right operand that `pack_nodes` compute.
+    `epilogue(inputs)` is the draft's epilogue, reading through this fusion. `form` has the order of
+    the axes; its `right_matrices` gives a constant right operand as [matrices..., depth, columns].
+    `right_element(inputs, matrix, k, column)` gives an element of a right operand that `pack_nodes`
+    compute.
     """
 
     draft: Contraction
@@ -41,6 +42,10 @@ class TileJob:
     out: Destination
     base: Size
     epilogue: Callable[[Fusion], Epilogue]
-    right_matrices: Callable[[Array], Array]
+    form: Form
     right_element: Callable[[Fusion, Size, Size, Size], Expression]
-    key: tuple[object, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the order of the packed right operand depends on."""
+        return (type(self.form).__name__, *self.form.key)
