@@ -1,6 +1,8 @@
-"""Functions of the expression language on values in registers, scalars and vectors alike.
+"""Writes the functions of the expression language for values in registers, scalars and vectors
+alike.
 
-Where LLVM's instruction is undefined (a shift by too much), the meaning is that of ir/expr.py.
+Where LLVM's instruction is undefined (a shift by too many bits), the result is the one that
+ir/expr.py defines.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def like(value: Value, constant: int | float | bool) -> Value:
 
 
 def intrinsic(w: Writer, name: str, *operands: Value) -> Value:
-    """`llvm.NAME` of values of one type, giving that type."""
+    """`llvm.NAME` of values of one type, with a result of that type."""
     first = operands[0]
     function = f"llvm.{name}.{suffix(first.kind, first.lanes)}"
     return w.call(function, first.kind, first.lanes, *operands)
@@ -88,7 +90,7 @@ def _absolute(w: Writer, x: Value) -> Value:
 
 
 def binary(w: Writer, name: str, left: Value, right: Value) -> Value:
-    """One of functions.BINARY, but for `pow` and some divisions (see calls.py)."""
+    """One of functions.BINARY, except `pow` and some divisions (see calls.py)."""
     a, b = same_lanes(w, left, right)
     if name in COMPARISONS:
         return compare(w, _predicate(name, a.kind), a, b)
@@ -106,7 +108,7 @@ def _predicate(name: str, kind: DType) -> str:
 
 
 def _logical(w: Writer, name: str, a: Value, b: Value) -> Value:
-    """On bools, as on the numbers 0 and 1; what is not 0 is true."""
+    """On bools as on the numbers 0 and 1: a number other than 0 is true."""
     match name:
         case "and" | "mul" | "min" | "div" | "trunc_div":
             return w.operate("and", boolean, a, b)
@@ -139,7 +141,8 @@ def _float(w: Writer, name: str, a: Value, b: Value) -> Value:
 
 
 def _extreme(w: Writer, predicate: str, a: Value, b: Value) -> Value:
-    """`a if a < b else b` is one instruction and gives b if either is NaN: NaN in a comes after."""
+    """`a if a < b else b` is one instruction and gives b if either is NaN; a NaN in `a` is restored
+    after it."""
     if b.number is not None and b.number == b.number:
         a, b = b, a
     chosen = select(w, compare(w, predicate, a, b), a, b)
@@ -149,13 +152,14 @@ def _extreme(w: Writer, predicate: str, a: Value, b: Value) -> Value:
 
 
 def number_extreme(w: Writer, name: str, a: Value, b: Value) -> Value:
-    """The min or max of two floats; b where either is NaN. One instruction."""
+    """The min or max of two floats in one instruction; b if either is NaN."""
     a, b = same_lanes(w, a, b)
     return select(w, compare(w, "olt" if name == "min" else "ogt", a, b), a, b)
 
 
 def with_divisors_sign(w: Writer, rest: Value, b: Value) -> Value:
-    """From a remainder of floats with the dividend's sign: with b's sign, a zero included."""
+    """Turns a remainder of floats with the dividend's sign into one with the sign of b, also if it
+    is zero."""
     is_zero = compare(w, "oeq", rest, like(rest, 0))
     differs = w.operate(
         "xor", boolean, compare(w, "olt", rest, like(rest, 0)), compare(w, "olt", b, like(b, 0))

@@ -1,8 +1,9 @@
-"""Quotients and remainders of integers: no vector unit divides them, and by 0 the processor traps.
+"""Quotients and remainders of integers. No vector unit divides integers, and processors trap on a
+division by 0.
 
-Floats that hold the integers exactly divide vectors. Their quotient, cut off, is the integers' as
-well: a quotient that is not a whole number is at least 1 / a from the next one, relatively, and the
-rounding is less.
+Vectors are divided as floats that hold the integers exactly. The float quotient, truncated, is the
+integer quotient: a quotient that is not a whole number differs from the next one by a relative 1 /
+a at least, and the rounding error is less than that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Quotient: TypeAlias = Callable[[Writer, Value, Value], Value]
 
 
 def towards_zero(w: Writer, a: Value, b: Value) -> Value:
-    """a / b cut off: a `Quotient` for all integers."""
+    """a / b truncated: a `Quotient` for all integers."""
     signed = a.kind.kind == "i"
     if a.lanes <= 4 or b.number is not None or a.kind.bits > 32:
         return w.operate("sdiv" if signed else "udiv", a.kind, a, b)

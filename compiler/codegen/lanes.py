@@ -1,4 +1,4 @@
-"""Vectors: from scalars, in parts, with their lanes in another order."""
+"""Makes vectors from scalars, takes parts of vectors, and puts their lanes into another order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bessemer.compiler.ir.types import DType, boolean
 
 
 def splat(w: Writer, value: Value, lanes: int) -> Value:
-    """The scalar in every lane; a vector of that many lanes as it is."""
+    """The scalar in every lane. A vector with that number of lanes is returned unchanged."""
     if value.lanes == lanes:
         return value
     if value.lanes != 1:
@@ -50,13 +50,13 @@ def extract(w: Writer, value: Value, lane: int) -> Value:
 
 
 def first_of(lanes: int, count: int = 1) -> Value:
-    """The mask of the first lane alone, or of some."""
+    """The mask of the first lane, or of the first `count` lanes."""
     flags = ", ".join(f"i1 {'true' if lane < count else 'false'}" for lane in range(lanes))
     return Value(f"<{flags}>", boolean, lanes)
 
 
 def shuffle(w: Writer, left: Value, right: Value | None, order: Sequence[int]) -> Value:
-    """Lanes of two vectors, counted through, in a new order; -1 is any lane."""
+    """The lanes of two vectors, numbered through, in a new order. -1 stands for any lane."""
     second = right.typed if right is not None else f"{left.type} poison"
     mask = ", ".join(f"i32 {lane}" if lane >= 0 else "i32 poison" for lane in order)
     operation = f"shufflevector {left.typed}, {second}, <{len(order)} x i32> <{mask}>"
@@ -76,7 +76,8 @@ def part(w: Writer, value: Value, start: int, count: int) -> Value:
 
 
 def widened(w: Writer, value: Value, lanes: int) -> Value:
-    """The value in the first of at least so many lanes; the others may have anything."""
+    """The value in the first lanes of a vector of at least `lanes` lanes; the other lanes are
+    undefined."""
     if value.lanes >= lanes:
         return value
     if value.number is not None:
@@ -89,7 +90,7 @@ def widened(w: Writer, value: Value, lanes: int) -> Value:
 
 
 def join(w: Writer, parts: Sequence[Value]) -> Value:
-    """Vectors of one width, a power of two of them, one after the other."""
+    """Vectors of the same width, one after the other. Their number is a power of two."""
     while len(parts) > 1:
         width = parts[0].lanes
         parts = [
@@ -101,7 +102,7 @@ def join(w: Writer, parts: Sequence[Value]) -> Value:
 def reduce_lanes(
     w: Writer, value: Value, lanes: int, combine: Callable[[Value, Value], Value]
 ) -> Value:
-    """Combines lanes k, k + lanes, k + 2 lanes, ... until `lanes` are left: halves onto halves."""
+    """Combines lanes k, k + lanes, k + 2 lanes, ... until `lanes` lanes are left, by halves."""
     while value.lanes > lanes:
         half = value.lanes // 2
         value = combine(part(w, value, 0, half), part(w, value, half, half))

@@ -1,4 +1,4 @@
-"""What we change and check in an ELF object file, and how one becomes a static library."""
+"""Changes and checks an ELF object file, and makes a static library of it."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ def _weights_section(code: bytes) -> Section:
 
 
 def labelled(code: bytes, label: bytes) -> bytes:
-    """The object with this label in its weights section."""
+    """The object file with this label in its weights section."""
     place = _weights_section(code).offset
     return code[:place] + label + code[place + LABEL_BYTES :]
 
 
 def with_room(code: bytes, label: bytes, size: int) -> bytes:
-    """The object with this label, in a section that ends the file and goes on for `size` bytes.
+    """The object file with this label, in a weights section that ends the file and continues for
+    `size` bytes.
 
-    The result ends where the weights begin: whoever writes it appends them. The section's old place
-    stays unused.
+    The result ends where the weights begin, so that the caller can append them. The section's old
+    place in the file stays unused.
     """
     section = _weights_section(code)
     padded = code + bytes(-len(code) % LABEL_BYTES)
@@ -57,7 +58,7 @@ def with_room(code: bytes, label: bytes, size: int) -> bytes:
 
 
 def check_symbols(code: bytes, prefix: str) -> None:
-    """Raises InternalError where the object defines or needs a global name that it must not."""
+    """Raises InternalError if the object file defines or needs a global name that it must not."""
     for symbol in read_symbols(code, SYMBOL_TABLE):
         if not symbol.is_global:
             continue
@@ -70,9 +71,10 @@ def check_symbols(code: bytes, prefix: str) -> None:
 
 
 def archive_parts(member: str, size: int, symbols: Iterable[str]) -> tuple[bytes, bytes]:
-    """What comes before and after one object of `size` bytes to make it a static library.
+    """The bytes before and after one object file of `size` bytes that make it a static library.
 
-    An ar file: a table from symbols to the member, then the member. All dates and owners are 0.
+    An ar file consists of a table from symbols to the member, and the member. All dates and owners
+    are 0.
     """
     names = list(symbols)
     table_size = 4 + 4 * len(names) + sum(len(name) + 1 for name in names)

@@ -50,7 +50,8 @@ def c_identifier(name: str) -> str:
 
 
 def c_prefix(name: str) -> str:
-    """The prefix of a model's C symbols; never one that meets a function of the C library."""
+    """The prefix of a model's C symbols, changed where its functions would have names of the C
+    library."""
     prefix = c_identifier(name)[:_LONGEST_PREFIX].rstrip("_")
     return f"{prefix}_model" if prefix in _TAKEN_PREFIXES else prefix
 
@@ -66,7 +67,7 @@ def header_text(signature: Signature, weights_file: str = "") -> str:
 
 
 def _with_steps(text: str, strings: Strings) -> str:
-    """The header with what comes before a run in its first comment."""
+    """The header, with what to do before a run in its first comment."""
     if not strings.steps:
         return text
     lines = ["What the caller does with strings before a run (Python's runtime does it itself):"]
@@ -197,7 +198,8 @@ def _literal(text: str) -> str:
 
 
 def _unique(name: str, used: set[str]) -> str:
-    """This macro name, or with _2, _3 ... where two of the user's names became the same."""
+    """This macro name, with _2, _3 ... appended if another of the user's names gave the same
+    one."""
     found, number = name, 1
     while found in used:
         number += 1

@@ -1,12 +1,13 @@
-"""From a model's code and weights to files: object, static or shared library, and the header.
+"""Writes a model's code and weights to files: an object file, a static or shared library, and the
+header.
 
     model.o, model.a        need nothing but this file
-    model.so                is linked by the C compiler, or by the ziglang package where none is
+    model.so                is linked by the C compiler, or by the ziglang package if there is none
     model.h                 beside each of them
-    model.weights           beside each of them, when the weights are not inside
+    model.weights           beside each of them, if the weights are not inside
 
-All are built in a folder beside their place and then renamed: they appear whole or not at all.
-The same input gives the same bytes, wherever it is built.
+All are built in a folder beside their place and then renamed, so that they appear whole or not at
+all. The same input gives the same bytes, wherever it is built.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ _LARGEST_INSIDE = 2**31 - 2**27
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """A compiled model, or training library, without its weights: the object file and what it says
-    about itself."""
+    """A compiled model, or training library, without its weights: the object file, and its
+    description."""
 
     signature: Signature
     object: bytes
@@ -83,7 +84,7 @@ class Code:
 
 
 def weights_digest(weights: Bytes) -> str:
-    """The SHA-256 of the weights, as the signature wants it; "" where there are none."""
+    """The SHA-256 of the weights for the signature; "" if there are no weights."""
     return sha256(weights.data).hexdigest() if weights.size else ""
 
 
@@ -91,11 +92,11 @@ _NAME = re.compile(r'(?:define|declare) [^@]*@("[^"]*"|[\w.$-]+)')
 
 
 def module_text(signature: Signature, texts: Sequence[str], library: Library | None = None) -> str:
-    """The model's own LLVM IR texts, or those of a library, and their support code as one module;
-    what they share with others is not in it (see `shared_objects` and `interface_object`).
+    """The LLVM IR texts of a model or library, and its own support code, as one module. Code that
+    it shares with other artifacts is not in it (see `shared_objects` and `interface_object`).
 
-    A function may be declared in several texts, and in one where another defines it; no two may
-    define the same name. Lines that begin with `target` or `source_filename` are dropped.
+    A function may be declared in several texts, also where another text defines it; no two texts
+    may define the same name. Lines that begin with `target` or `source_filename` are dropped.
     """
     support = support_text(signature) if library is None else library_text(signature, library)
     lines = [line for text in (support, *texts) for line in text.splitlines()]
@@ -117,15 +118,15 @@ def module_text(signature: Signature, texts: Sequence[str], library: Library | N
 def shared_objects(
     triple: str, features: tuple[str, ...], machine: Machine, has_entry: bool = True
 ) -> list[bytes]:
-    """The object files that are the same in all artifacts for a processor; a process compiles them
-    once. `has_entry` where Python calls the artifact."""
+    """The object files that are the same in all artifacts for a processor. A process compiles them
+    once. `has_entry`: the artifact is called from Python."""
     texts = shared_texts(triple, features, has_entry)
     return [_shared_object(text, machine) for text in texts]
 
 
 def interface_object(prefix: str, machine: Machine, has_entry: bool = True) -> bytes:
-    """The object file of the C API that all artifacts with a prefix have alike; a process compiles
-    it once. `has_entry` as in `shared_objects`."""
+    """The object file of the C API, which is the same in all artifacts with this prefix. A process
+    compiles it once. `has_entry` as in `shared_objects`."""
     return _shared_object(interface_text(prefix, machine.triple, has_entry), machine)
 
 
@@ -143,9 +144,9 @@ def compile_code(
     """Compiles the model's LLVM IR texts and the support code into one object file.
 
     The texts define PREFIX_body and PREFIX_workspace (see support.py), or those of each graph of a
-    library, all of it internal. `parts`
-    are object files with hidden functions that the texts declare (see parts.py). Raises
-    InternalError where the result would define or need a symbol that an artifact must not.
+    library, as internal functions. `parts` are object files with hidden functions that the texts
+    declare (see parts.py). Raises InternalError if the result would define or need a symbol that an
+    artifact must not.
     """
     code = compile_object(module_text(signature, texts, library), machine, passes)
     has_entry = library is None
@@ -159,11 +160,11 @@ def compile_code(
 def save(
     code: Code, weights: Bytes, path: str | Path, placement: Placement = "inside", linker: str = ""
 ) -> list[Path]:
-    """Writes the artifact and what belongs beside it; the files written, the artifact first.
+    """Writes the artifact and the files beside it. Returns the files written, the artifact first.
 
-    The suffix of `path` decides: .so, .o or .a. `linker` is a C compiler's command, for .so only.
-    Raises CompileError for another suffix, a folder that cannot be written, weights too large to be
-    inside, or a .so where there is no linker for the target.
+    The suffix of `path` decides what is built: .so, .o or .a. `linker` is a C compiler's command,
+    for .so only. Raises CompileError for another suffix, a folder that cannot be written to,
+    weights too large to be inside, or a .so without a linker for the target.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -191,7 +192,7 @@ def _save(
     names = [target.name, target.with_suffix(".h").name]
     if not inside:
         names.append(target.with_suffix(".weights").name)
-    # Built in a folder on the same disk: renaming is all that is left when it succeeded.
+    # The folder is on the same disk, so that only renaming is left once everything is built.
     with folder_beside(target) as folder:
         source = folder / ("model.o" if command else target.name)
         with source.open("w+b") as file:
@@ -257,7 +258,7 @@ def _link(command: list[str], folder: Path, source: str, target: str) -> None:
 
 
 def linker_command(triple: str, linker: str) -> list[str]:
-    """The command that links for this triple: the one asked for, a C compiler, or zig's."""
+    """The command that links for this triple: the requested one, a C compiler, or zig's."""
     wanted = architecture(triple)
     names = [f"{wanted}-linux-gnu-gcc"]
     if platform.machine() == wanted:

@@ -1,4 +1,4 @@
-"""From LLVM IR text to machine code or assembly, for any machine that LLVM knows."""
+"""Turns LLVM IR text into machine code or assembly, for any machine that LLVM supports."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from bessemer.compiler.targets.machine import Target
 
 @dataclass(frozen=True)
 class Machine:
-    """What LLVM compiles for: `features` as LLVM writes them ("+avx2,+fma"), `level` from 0 to 3.
+    """The machine that LLVM compiles for: `features` in LLVM's form ("+avx2,+fma"), `level` from 0
+    to 3.
 
-    The level is code generation's only; hand-made vector code needs no optimization passes.
+    The level is that of code generation only; our vector code needs no optimization passes.
     """
 
     triple: str
@@ -56,13 +57,14 @@ _PASSES: dict[str, Callable[[Any], None]] = {
 
 @cache
 def initialize() -> None:
-    """Makes all of LLVM's targets known; the first call counts."""
+    """Initializes all of LLVM's targets, once per process."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
 
 
 def create_target_machine(machine: Machine) -> llvm.TargetMachine:
-    """Position-independent small code, as shared libraries need it and the JIT can link it."""
+    """The target machine for small, position-independent code, which shared libraries need and the
+    JIT can link."""
     initialize()
     try:
         return llvm.Target.from_triple(machine.triple).create_target_machine(
@@ -77,10 +79,10 @@ def create_target_machine(machine: Machine) -> llvm.TargetMachine:
 
 
 def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> bytes:
-    """The object file of a module given as LLVM IR text, an ELF file on Linux.
+    """The object file (on Linux, an ELF file) of a module given as LLVM IR text.
 
-    `passes` run in this order before code generation; see _PASSES. Raises InternalError where
-    the text is not a valid module.
+    `passes` run in this order before code generation; see _PASSES. Raises InternalError if the text
+    is not a valid module.
     """
     target = create_target_machine(machine)
     return emitted(target, _prepared(text, machine, target, passes), "object")
@@ -109,9 +111,10 @@ def emitted(
 
 
 def place_object(code: bytes, machine: Machine) -> llvm.ExecutionEngine:
-    """Links an object file into this process: `get_function_address` of what is returned finds its
-    functions, and they live as long as that. The memory is writable while it is linked and
-    executable afterwards, never both.
+    """Links an object file into this process. `get_function_address` of the returned engine finds
+    its functions, which live as long as the engine.
+
+    The memory is writable while it is linked and executable afterwards, never both.
     """
     # An engine wants a module to begin with, and takes the object beside it.
     module = llvm.parse_assembly("", llvm.create_context())
@@ -128,7 +131,7 @@ def place_object(code: bytes, machine: Machine) -> llvm.ExecutionEngine:
 
 
 def assembly_text(text: str, machine: Machine, passes: Sequence[str] = ()) -> str:
-    """The assembly of the same code that `compile_object` makes."""
+    """The assembly of the code that `compile_object` makes."""
     target = create_target_machine(machine)
     return str(target.emit_assembly(_prepared(text, machine, target, passes)))
 
@@ -168,7 +171,7 @@ def _run_passes(module: llvm.ModuleRef, target: llvm.TargetMachine, passes: Sequ
 
 
 def run_pipeline(module: llvm.ModuleRef, builder: llvm.PassBuilder) -> None:
-    """LLVM's whole pipeline of passes, on this thread beside others (see `emitted`)."""
+    """Runs LLVM's whole pipeline of passes on this thread, beside others (see `emitted`)."""
     manager = builder.getModulePassManager()
     run = getattr(ffi.lib.LLVMPY_RunNewModulePassManager, "_cfn", None)
     if run is None:

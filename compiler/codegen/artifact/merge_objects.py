@@ -1,9 +1,9 @@
-"""Several relocatable ELF files become one, so that a model's code can be compiled in parts.
+"""Merges several relocatable ELF files into one, so that a model's code can be compiled in parts.
 
-Sections are put one behind the other, unchanged; a linker joins those of one name later. Symbols
-get new numbers, and relocations follow. A hidden symbol that one file defines and others need
-becomes a local one: outside of the result nobody knows it. A local symbol whose name is taken gets
-another: LLVM's linker for this process finds local symbols by name, too.
+Sections are put one after the other, unchanged; a linker joins those of the same name later.
+Symbols get new numbers, and relocations are adjusted. A hidden symbol that one file defines and
+others need becomes local, since it is not used outside of the result. A local symbol whose name is
+taken gets another name, because LLVM's linker for this process finds local symbols by name, too.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _ADDRSIG = 0x6FFF4C03  # a hint to linkers, by symbol numbers
 
 
 def merge_objects(files: Sequence[bytes]) -> bytes:
-    """One relocatable file for one machine out of several; the first keeps its places.
+    """One relocatable file made of several for the same machine. The contents of the first file
+    keep their places.
 
-    Raises InternalError where two define the same global name.
+    Raises InternalError if two files define the same global name.
     """
     objects = [read_object(file) for file in files]
     kept = [_kept(one, first=number == 0) for number, one in enumerate(objects)]

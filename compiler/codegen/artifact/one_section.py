@@ -1,10 +1,11 @@
-"""A relocatable ELF file of x86-64 becomes one section, for LLVM's linker in this process.
+"""Turns a relocatable ELF file for x86-64 into one with a single section, for LLVM's linker in this
+process.
 
-That linker puts every section into a hole of the process's memory that it fits in. Two of them that
-are more than 2 GiB apart, in a process whose memory is in pieces, cannot reach each other. Here all
-distances within the code are known, so they are written into it. What is left to that linker are
-addresses: those of the code in its tables, and those of foreign functions, which are called through
-a jump each.
+That linker puts each section wherever the process's memory has room. In a process whose memory is
+fragmented, two sections may be more than 2 GiB apart and cannot reach each other. Within one
+section all distances are known, so they are written into the code here. Only addresses are left to
+that linker: those of the code in its tables, and those of functions outside, each of which is
+called through a jump.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ _JUMP = b"\xff\x25\x02\0\0\0\0\0"
 
 
 def has_variables(file: bytes) -> bool:
-    """Whether the code writes to memory of its own, as code that takes times does."""
+    """Whether the code writes to variables of its own, as code that measures times does."""
     return any(_is_written(section) for section in read_object(file).sections)
 
 
 def in_one_section(file: bytes) -> bytes:
-    """The same code in one section, which is executed and not written.
+    """The same code in one section, which is executable and not writable.
 
-    Raises InternalError where there are variables, or relocations of other kinds.
+    Raises InternalError if there are variables, or relocations of other kinds.
     """
     code = _Code(read_object(file))
     for section in code.file.sections:
@@ -66,7 +67,7 @@ def _is_written(section: Section) -> bool:
 
 @dataclass
 class _Code:
-    """The content that is being made, and what is left to relocate."""
+    """The content that is being made, and the relocations that are left."""
 
     file: ObjectFile
     content: bytearray = field(default_factory=bytearray)
@@ -134,7 +135,8 @@ class _Code:
         return written(self.file.header, parts, table, local_count, names)
 
     def _within(self, number: int) -> int:
-        """LLVM's linker takes a section's symbol for the begin of the section."""
+        """The place of a symbol as LLVM's linker needs it, which takes a section's symbol for the
+        section's begin."""
         symbol = self.file.symbols[number]
         return self.places[symbol.section] if symbol.kind == _OF_SECTION else 0
 

@@ -1,7 +1,7 @@
-"""Kernels become machine code on other threads, while the next ones are still being written.
+"""Compiles kernels to machine code on other threads, while further kernels are still being written.
 
-A part is a module of as many kernels as make PART characters of text: what is in which part does
-not depend on time. Kernels are hidden in their part; the main module declares them.
+A part is a module of as many kernels as make PART characters of text, so what is in which part does
+not depend on timing. Kernels are hidden symbols of their part; the main module declares them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from bessemer.compiler.targets.machine import Target
 
 PART = 1 << 17
 _SUPPORT = "@bessemer_"
-"""Kernels that call functions of the support code stay in the main module, which declares these."""
+"""Kernels that call functions with this prefix, those of the support code, are compiled in the main
+module, which declares these functions."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmittedKernels:
-    """The kernels of a model's programs as LLVM IR. `objects` are the parts, once they are there;
-    `main` is what the main module has in place of kernels then."""
+    """The kernels of a model's programs as LLVM IR. `objects` are the compiled parts, as futures;
+    `main` is what the main module contains in place of the kernels in them."""
 
     codes: Mapping[Kernel, KernelCode]
     objects: Sequence[Future[bytes]]
@@ -39,7 +40,7 @@ class EmittedKernels:
 
     @property
     def messages(self) -> dict[Kernel, tuple[str, ...]]:
-        """What kernels may fail with, for the bodies that call them."""
+        """The messages of the failures that each kernel may report, for the bodies that call it."""
         return {kernel: code.messages for kernel, code in self.codes.items() if code.messages}
 
     def texts(self, bodies: Sequence[str]) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class EmittedKernels:
 
 
 def emit_kernels(kernels: Iterable[Kernel], target: Target, workers: Executor) -> EmittedKernels:
-    """Writes kernels as LLVM IR, while `workers` compile those that are written."""
+    """Writes kernels as LLVM IR, while `workers` compile those that are already written."""
     parts = _Parts(machine_of(target), workers)
     codes = {}
     for kernel in kernels:
@@ -71,7 +72,7 @@ def emit_kernels(kernels: Iterable[Kernel], target: Target, workers: Executor) -
 
 
 def _functions(codes: Iterable[KernelCode]) -> list[str]:
-    """The functions that kernels call, each once."""
+    """The texts of the functions that kernels call, without duplicates."""
     functions: dict[str, str] = {}
     for code in codes:
         functions |= code.functions
@@ -91,7 +92,7 @@ class _Parts:
         self._inside: list[KernelCode] = []
 
     def add(self, code: KernelCode) -> None:
-        """Gives a kernel to a part, which is compiled once it is large enough."""
+        """Adds a kernel to the current part. A part is compiled once it is large enough."""
         if any(_SUPPORT in declaration for declaration in code.declarations):
             self._inside.append(code)
             return
@@ -102,9 +103,11 @@ class _Parts:
             self._begin()
 
     def finish(self) -> tuple[list[Future[bytes]], tuple[str, ...]]:
-        """The object files, once they are there, and what the main module has in place of kernels.
+        """The object files, as futures, and what the main module contains in place of the kernels
+        in them.
 
-        No files where all kernels together make no part: they are better compiled with the rest.
+        There are no object files if all kernels together do not fill a part: they are better
+        compiled with the rest.
         """
         if not self._objects:
             return [], ()
@@ -125,5 +128,5 @@ class _Parts:
 
 
 def compiling_threads() -> AbstractContextManager[Executor]:
-    """Threads for LLVM, as many as there are processors."""
+    """A pool of threads for LLVM, as many as there are processors, at most 8."""
     return ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))

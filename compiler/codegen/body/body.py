@@ -67,8 +67,9 @@ def body_text(
 ) -> str:
     """LLVM IR of the body and of the workspace function.
 
-    `messages` are what a kernel's checks say, in the order of their numbers; a kernel that has none
-    is not listed. With `profile` the body takes the time of every launch and copy (see clock.py).
+    `messages` are those of each kernel's checks, in the order of their numbers; kernels without
+    checks are not listed. With `profile`, the body measures the time of every launch and copy (see
+    clock.py).
     """
     # A body refers to itself, and so lives until garbage is collected: without the weights.
     return _Body(replace(program, weights={}), plan, prefix, messages, profile).text()
@@ -134,7 +135,7 @@ class _Body(BodySizes):
         self.note_bound(self.program.symbols[: self.program.input_symbols])
 
     def _go_on_elsewhere(self, part: int) -> None:
-        """Leaves the rest of the body to another function."""
+        """Continues the body in another function, which is called at the end of this one."""
         name, parameters = f"{self.prefix}_body{part}", f"{_PARAMETERS}, {_LOCALS}"
         self.put(f"ret i32 {self.let(f'call i32 @{name}({parameters})')}")
         self.lines += ["}", f"define internal i32 @{name}({parameters}) noinline nounwind {{"]
@@ -232,7 +233,7 @@ class _Body(BodySizes):
         self.read_back(step)
 
     def _chain(self, step: Chain) -> None:
-        """A chain of launches: its shares are those of one kernel."""
+        """A chain of launches, whose shares are dealt to threads like those of one kernel."""
         if any(self.messages.get(launch.kernel) for launch in step.launches):
             raise InternalError("a kernel of a chain can fail: nothing would tell of it")
         name = f"{self.prefix}_chain{len(self.chains)}"
@@ -266,7 +267,7 @@ class _Body(BodySizes):
         return extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
 
     def _shares(self, work: Size) -> str:
-        """How many threads this much work is enough for."""
+        """The number of threads that this much work is enough for."""
         if isinstance(work, int):
             return str(work // SHARE)
         return self.let(f"udiv i64 {self.sizes.value(dims.maximum(work, 1))}, {SHARE}")
@@ -324,8 +325,8 @@ class _Body(BodySizes):
         )
 
     def _coincide(self, source: Value, target: Value) -> str:
-        """Whether two values are the same memory. A cache without places begins where one with some
-        does, and is not that."""
+        """Whether two values are at the same address and have the same size. (An empty cache may
+        begin at the address of one that is not empty.)"""
         same = self.let(f"icmp eq ptr {self._address(source)}, {self._address(target)}")
         sizes = source.type.nbytes, target.type.nbytes
         if sizes[0] == sizes[1]:
@@ -334,7 +335,8 @@ class _Body(BodySizes):
         return self.let(f"and i1 {same}, {equal}")
 
     def _may_coincide(self, step: Copy) -> bool:
-        """Whether the caller may have put an output where the input is that is copied to it."""
+        """Whether the caller may have passed one array for an input and for the output to which it
+        is copied."""
         program, pair = self.program, (self._root(step.source), self._root(step.target))
         return any(
             pair == (program.inputs[given], self._root(program.outputs[output]))
@@ -349,7 +351,7 @@ class _Body(BodySizes):
         condition = self._truth(step.condition)
         then, otherwise, after = self.label("then"), self.label("else"), self.label("after")
         self.put(f"br i1 {condition}, label %{then}, label %{otherwise}")
-        # What one branch binds and checks, the other has to bind and check for itself.
+        # Sizes that one branch binds and checks are not bound and checked in the other.
         before = self.known_now()
         sets = [set_by_steps(step.then), set_by_steps(step.otherwise)]
         for label, steps, others in (

@@ -1,7 +1,8 @@
-"""The sizes that a run body computes on its way: dimension symbols, what follows from them, checks.
+"""Writes the sizes that a run body computes on its way: dimension symbols, sizes derived from them,
+and checks.
 
-Some symbols have their values when a run begins, others get them from the data. On every way
-through the body every symbol is set before a place in the arena that depends on it is computed.
+Some symbols have values when a run begins; others get them from the data. On every path through the
+body, each symbol is set before a place in the arena is computed from it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bessemer.runtime.artifact import Status
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known at a place of the body: the names that are `bound`, and what has yet to be
-    checked, ends of the arena's parts and sizes that are `required`."""
+    """What is known at a point of the body: the names that are `bound`, and what has not been
+    checked yet, the ends of the arena's parts and the `required` sizes."""
 
     bound: frozenset[str]
     unchecked: tuple[Size, ...]
@@ -31,7 +32,7 @@ class Known:
 
 
 class BodySizes(BodyWriter):
-    """A body's lines with its sizes; `bound` are the names that have their values."""
+    """A body's lines with its sizes. `bound` are the names that have values."""
 
     def __init__(self, program: Program, plan: MemoryPlan, prefix: str) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class BodySizes(BodyWriter):
         """How many loops are around what is being written."""
 
     def string(self, text: str) -> str:
-        """The name of a C string."""
+        """The name of a C string with this text."""
         return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
 
     def _symbol(self, name: str) -> str:
@@ -66,7 +67,7 @@ class BodySizes(BodyWriter):
         return self.pure(f"load i64, ptr {place}")
 
     def fail_if(self, condition: str, status: int, message: str) -> None:
-        """Ends the run with a status and a message if a condition holds."""
+        """Ends the run with a status and a message if a condition is true."""
         bad, good = self.label("bad"), self.label("good")
         self.put(f"br i1 {condition}, label %{bad}, label %{good}")
         self.begin(bad)
@@ -76,13 +77,14 @@ class BodySizes(BodyWriter):
         self.begin(good)
 
     def set_symbol(self, name: str, value: str) -> None:
-        """Gives a dimension symbol its value."""
+        """Stores the value of a dimension symbol."""
         place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
         self.put(f"store i64 {value}, ptr {place}")
         self.known.clear()
 
     def note_bound(self, names: Iterable[str]) -> None:
-        """Computes what follows from symbols that have their values, and checks the workspace."""
+        """Notes that these symbols have values now. Computes the sizes that follow from them, and
+        checks the workspace."""
         names = set(names)
         self._forget(names & self.bound)
         self.bound |= names
@@ -107,7 +109,8 @@ class BodySizes(BodyWriter):
             self._check_workspace(need)
 
     def _forget(self, names: set[str]) -> None:
-        """Symbols are bound again, as by a loop written twice: so is what follows from them."""
+        """Forgets symbols that are bound again, as by a loop that is written twice, and the sizes
+        that follow from them."""
         lost = set(names)
         for name, definition in self.definitions.items():
             if dims.symbol_names(definition) & lost:
@@ -121,21 +124,22 @@ class BodySizes(BodyWriter):
         self.required |= {size: text for size, text in required if dims.symbol_names(size) & lost}
 
     def _check_overflow(self) -> None:
-        """Sizes that a caller or the data makes up must not wrap around to small ones."""
+        """Fails if sizes that come from the caller or the data have overflowed."""
         if self.overflows:
             too_large = any_of(self.let, self.overflows)
             self.overflows.clear()
             self.fail_if(too_large, Status.OUT_OF_MEMORY, OVERFLOW)
 
     def _check_required(self, signs: Iterable[tuple[Size, str]]) -> None:
-        """Checks sizes for negative ones, each once."""
+        """Fails if a size is negative; each size is checked once."""
         for size, register in signs:
             negative = self.let(f"icmp slt i64 {register}, 0")
             message = f"{self.required.pop(size)}: an input is too small: a size is negative"
             self.fail_if(negative, Status.SHAPE_MISMATCH, message)
 
     def _check_workspace(self, size: str) -> None:
-        """Checks the workspace up to the last part of the arena whose size is known by now."""
+        """Fails if the workspace is too small for the parts of the arena whose size is known by
+        now."""
         small = self.let(f"icmp ult i64 %bytes, {size}")
         bad, good = self.label("small"), self.label("fits")
         self.put(f"br i1 {small}, label %{bad}, label %{good}")
@@ -148,7 +152,7 @@ class BodySizes(BodyWriter):
         self.begin(good)
 
     def read_back(self, step: Launch) -> None:
-        """Dimension symbols that the kernel has set become the program's."""
+        """Makes dimension symbols that a kernel has set known to the program."""
         names = set_by_kernel(step.kernel)
         for number, name in enumerate(step.kernel.symbols):
             if name in names:
@@ -159,9 +163,11 @@ class BodySizes(BodyWriter):
             self.note_bound(names)
 
     def note_absent(self, names: set[str]) -> None:
-        """Gives a size to what is set on a way not taken: where later values lie depends on it.
+        """Gives a value to sizes that are set only on the other path through a branch, because the
+        places of later values depend on them.
 
-        It is 1, which may be divided by. Nothing has it: whether it fits is not checked.
+        The value is 1, which may be divided by. No value has such a size, so it is not checked
+        whether it fits.
         """
         if not names:
             return
@@ -177,6 +183,6 @@ class BodySizes(BodyWriter):
         return Known(frozenset(self.bound), tuple(self.unchecked), dict(self.required))
 
     def forget_back_to(self, known: Known) -> None:
-        """Goes on as where `known_now` was asked: on another way through the body."""
+        """Returns to what was known at an earlier point, to write another path through the body."""
         self.bound, self.unchecked = set(known.bound), list(known.unchecked)
         self.required = dict(known.required)

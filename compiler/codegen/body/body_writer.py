@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 
 class BodyWriter:
-    """The lines so far. `known` are registers of computations that are written once."""
+    """The lines so far. `known` are the registers of computations, each of which is written
+    once."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -21,8 +22,8 @@ class BodyWriter:
         return f"%t{self.count}"
 
     def pure(self, text: str) -> str:
-        """The register of a computation on sizes; within a step it is written once. Over a call,
-        reading and adding up again costs less than keeping."""
+        """The register of a computation on sizes, which is written once within a step. It is not
+        kept across calls: to load and add again costs less than keeping a register."""
         found = self.known.get(text)
         if found is None:
             found = self.known[text] = self.let(text)
@@ -44,7 +45,7 @@ class BodyWriter:
 
     @contextmanager
     def unless(self, condition: str) -> Iterator[None]:
-        """What is written meanwhile runs where a condition does not hold."""
+        """What is written inside of the `with` runs if the condition is false."""
         apart, after = self.label("apart"), self.label("after")
         self.put(f"br i1 {condition}, label %{after}, label %{apart}")
         self.begin(apart)

@@ -1,11 +1,11 @@
-"""The function that runs a chain of launches by turns (see program.Chain), as LLVM IR.
+"""Writes the function that runs a chain of launches alternately (see program.Chain), as LLVM IR.
 
     void NAME(ptr buffers, ptr dims, i64 begin, i64 end)      shares begin .. end-1
 
-`buffers` holds the addresses of all launches' buffers, one launch behind the other, then that of
-the windows' memory. A call uses the windows of its first share. A table says for each turn where
-each window begins and how much of it is kept, then from where to where each launch does items.
-Others hold the sizes of the launches that have any, all of them known.
+`buffers` holds the addresses of all launches' buffers, launch by launch, and then that of the
+windows' memory. A call uses the windows of its first share. For each turn, a table says where each
+window begins and how much of it is kept, and then which items each launch computes. Further tables
+hold the sizes of the launches that have any; all of these are known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bessemer.compiler.ir.program import Chain, Launch
 
 
 def chain_text(step: Chain, name: str) -> str:
-    """The function and its tables; it calls the launches' kernels."""
+    """The function and its tables. It calls the launches' kernels."""
     writer = _Writer(step, name)
     writer.write()
     head = f"define internal void @{name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end) nounwind"
@@ -26,7 +26,7 @@ def chain_text(step: Chain, name: str) -> str:
 
 
 def places(step: Chain) -> Iterator[tuple[int, Launch]]:
-    """The launches, each with the number of its first buffer."""
+    """The launches, each with the position of its first buffer."""
     place = 0
     for launch in step.launches:
         yield place, launch
@@ -88,8 +88,8 @@ class _Writer(BodyWriter):
         self.put("ret void")
 
     def _enter(self) -> str:
-        """Declares what belongs to a call: its own addresses, how far each launch and window has
-        got. Gives the address of its windows."""
+        """Declares the variables of a call: addresses, and how far each launch and window has got.
+        Returns the address of the call's windows."""
         step = self.step
         buffers = sum(len(launch.values) for launch in step.launches)
         self.put(f"%own = alloca [{buffers} x ptr], align 16")
@@ -113,18 +113,19 @@ class _Writer(BodyWriter):
         return self.let(f"getelementptr i64, ptr {array}, i64 {number}")
 
     def _column(self, number: int) -> str:
-        """A number of this turn, from the table."""
+        """A number in the table's row for this turn."""
         place = self.let(f"add i64 %row, {number}")
         entry = self.let(f"getelementptr i64, ptr @{self.name}_table, i64 {place}")
         return self.let(f"load i64, ptr {entry}")
 
     def _move_windows(self, memory: str) -> None:
-        """Each window goes to where it begins now, and takes along what is kept."""
+        """Moves each window to its place in this turn, together with the part of its contents that
+        is kept."""
         for number, window in enumerate(self.step.windows):
             begin, kept = self._column(2 * number), self._column(2 * number + 1)
             before = self._entry("%began", number)
             keep, moved = self.label("keep"), self.label("moved")
-            # Items before a call's first turn belong to others.
+            # Items before a call's first turn are computed by other calls.
             nothing = self.let(f"icmp eq i64 {kept}, 0")
             none = self.let(f"or i1 %is_first, {nothing}")
             self.put(f"br i1 {none}, label %{moved}, label %{keep}")
@@ -146,7 +147,7 @@ class _Writer(BodyWriter):
             memory = self.let(f"getelementptr i8, ptr {memory}, i64 {window.size}")
 
     def _run(self, number: int, place: int, launch: Launch) -> None:
-        """The items of a launch that this turn needs and that are not done."""
+        """Runs the items of a launch that this turn needs and that have not been computed yet."""
         column = 2 * (len(self.step.windows) + number)
         begin, end = self._column(column), self._column(column + 1)
         done = self._entry("%done", number)

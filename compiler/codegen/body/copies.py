@@ -1,8 +1,8 @@
-"""Copies of whole values that threads share, block by block, as LLVM IR.
+"""Writes a function that copies whole values in blocks, which threads share, as LLVM IR.
 
     void NAME(ptr buffers, ptr dims, i64 begin, i64 end)      blocks begin .. end-1
 
-`buffers` are the source and the target, which do not overlap, `dims` is their number of bytes.
+`buffers` are the source and the target, which do not overlap; `dims` is their number of bytes.
 """
 
 from __future__ import annotations

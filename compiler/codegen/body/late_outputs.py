@@ -1,8 +1,8 @@
-"""Outputs whose size the data decides that the run may write where the caller has room for them.
+"""Finds the outputs of data-dependent size that a run may write directly into the caller's memory.
 
-The plan has a place in the arena for each: nobody knows before the run how large they are. A caller
-who expects them to be about as large as in the run before can give memory (`rooms` of the
-context), and need not copy them.
+Before the run their sizes are not known, so the memory plan has a place in the arena for each. A
+caller who expects them to be about as large as in the run before can offer memory for them (`rooms`
+of the context), and then need not copy them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from bessemer.compiler.ir.walk_steps import touched
 
 
 def late_outputs(program: Program, plan: MemoryPlan) -> dict[Value, int]:
-    """The number of the output by the value whose bytes it shares. All that share them are as
-    large, and neither they nor their sizes come from a loop or a branch, where sizes may change."""
+    """The number of each such output, by the value in whose memory it lies. All values that share
+    that memory have the same size, and neither they nor their sizes are set in a loop or a branch,
+    where sizes may change."""
     members: dict[Value, list[Value]] = {}
     for value, root in plan.aliases.items():
         members.setdefault(root, []).append(value)

@@ -1,7 +1,5 @@
-"""The least work that a share of a launch must have to be worth another thread.
-
-The run body divides a launch among threads only into shares of at least that much work.
-"""
+"""Estimates the work of a launch. The run body divides a launch among threads only into shares of
+at least SHARE."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ from bessemer.compiler.ir.tile_statements import TileMac
 from bessemer.compiler.ir.walk_loops import walk
 
 SHARE = 1 << 18
-"""The work of the smallest share: half a microsecond to one. A worker that is awake begins it
-within a quarter of one where both cores have a cache in common; elsewhere, see support/trials.py.
-"""
+"""The work of the smallest share, which takes half a microsecond to one. A worker that is awake
+begins it within a quarter of a microsecond if both cores share a cache; otherwise see
+support/trials.py."""
 
 GRAIN = 1 << 22
-"""Scalar operations of a team's member at least (see team.py): with fewer its barriers eat the gain
-(an LSTM of four million took 50 microseconds alone and 48 as a team of two)."""
+"""The least scalar operations of a team's member (see team.py). With fewer, the barriers take as
+long as the team saves (an LSTM of four million took 50 microseconds alone, 48 as a team of two)."""
 
 _OTHER_OPERATIONS, _BYTES = 4, 4
 """Work is counted in multiply-adds of vectors, of which a core does some 250 in a nanosecond; it
@@ -29,9 +27,9 @@ does a quarter as many other operations, and moves a quarter as many bytes from 
 
 
 def work_of(step: Launch, known: Set[str]) -> Size:
-    """The work of a launch, by the sizes that are `known` before it.
+    """The work of a launch, as a formula of the sizes that are `known` before it.
 
-    An array of which it reads a part counts whole.
+    An array counts as a whole even if only a part of it is read.
     """
     kernel = step.kernel
     values = dict(zip(kernel.symbols, step.sizes, strict=True))
@@ -45,5 +43,5 @@ def work_of(step: Launch, known: Set[str]) -> Size:
 
 
 def work_of_copy(nbytes: Size) -> Size:
-    """The work of copying so many bytes, which are read and written."""
+    """The work of copying this many bytes, which are read and written."""
     return nbytes * 2 * _BYTES

@@ -1,4 +1,4 @@
-"""Which powers of two divide index arithmetic, whatever its symbols are."""
+"""Finds powers of two that divide index arithmetic, whatever values its symbols have."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LARGEST = 1 << 10
 
 
 def largest_divisor(size: Size, known: Mapping[Atom, int]) -> int:
-    """A number that divides the size, at most LARGEST (which stands for 0 too).
+    """A number that divides the size, at most LARGEST (which is also returned for 0).
 
-    `known` has divisors of single atoms.
+    `known` are divisors of single atoms.
     """
     if isinstance(size, int):
         return math.gcd(size, LARGEST)

@@ -25,7 +25,8 @@ _PERMUTE = "llvm.x86.avx512.vpermi2var.qi.512"
 def look_up(
     state: KernelState, evaluate: Callable[[Expression], Value], load: Load
 ) -> Value | None:
-    """The elements of a table at places that are bytes; None if the load is not such a one."""
+    """The elements of a table at indices that are bytes; None if the load is not of such a
+    table."""
     index = _byte_index(load) if state.target.has_byte_lookup else None
     if index is None:
         return None
@@ -40,7 +41,7 @@ def look_up(
 
 
 def _byte_index(load: Load) -> Expression | None:
-    """The byte that says which element of a table of bytes is read."""
+    """The byte that selects the element of a table of bytes; None for other loads."""
     buffer = load.buffer
     if load.guard is not None or buffer.shape != (256,) or buffer.dtype not in (u8, i8):
         return None
@@ -57,7 +58,7 @@ def _byte_index(load: Load) -> Expression | None:
 
 
 def _piece(state: KernelState, load: Load, x: Value) -> Value:
-    """The elements at up to 64 places."""
+    """The elements at up to 64 indices."""
     w = state.writer
     wide = x if x.lanes == _LANES else _widened(state, x)
     halves = [_permuted(state, load, wide, half) for half in range(2)]
@@ -72,7 +73,7 @@ def _widened(state: KernelState, x: Value) -> Value:
 
 
 def _permuted(state: KernelState, load: Load, x: Value, half: int) -> Value:
-    """What one half of the table holds at the seven low bits."""
+    """The elements of one half of the table at the indices' seven low bits."""
     w, kind = state.writer, type_text(u8, _LANES)
     base = state.base(load.buffer)
     quarters = [

@@ -63,7 +63,7 @@ def math_function(state: KernelState, name: str, x: Value) -> Value:
 
 
 def _function(state: KernelState, name: str, at_once: int, *operands: Value) -> Value:
-    """A function of vector math, of operands of one type and as many lanes."""
+    """A function of vector math. The operands have one type and the same number of lanes."""
     kind, lanes, target = operands[0].kind, operands[0].lanes, state.target
 
     def function(lanes: int) -> MathFunction:
@@ -75,7 +75,8 @@ def _function(state: KernelState, name: str, at_once: int, *operands: Value) -> 
 
 
 def power(state: KernelState, base: Value, exponent: Value) -> Value:
-    """base ** exponent; integers wrap, and negative exponents give the quotient towards zero."""
+    """base ** exponent. Integers wrap; a negative exponent gives the quotient truncated towards
+    zero."""
     w = state.writer
     if not base.kind.is_float:
         base, exponent = same_lanes(w, base, exponent)
@@ -140,7 +141,7 @@ def _in_parts(
     *operands: Value,
     at_once: int = 1,
 ) -> Value:
-    """Calls a function on vectors no wider than `at_once` registers of `widest` type."""
+    """Calls a function on vectors of at most `at_once` registers of the type `widest`."""
     w = state.writer
     lanes = max(operand.lanes for operand in operands)
     native = state.target.lanes(widest) * at_once

@@ -1,4 +1,5 @@
-"""Loops and branches in single-assignment form: what their bodies change travels in phis."""
+"""Writes loops and branches in single-assignment form: values that their bodies change become
+phis."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class Range:
 
     @property
     def trips(self) -> int | None:
-        """How many there are, where that is known."""
+        """The number of iterations; None if it is not known."""
         if isinstance(self.begin.number, int) and isinstance(self.end.number, int):
             return max(0, -(-(self.end.number - self.begin.number) // self.step))
         return None
@@ -38,8 +39,8 @@ def counted_loop(
     body: Callable[[Value], None],
     hides: bool = True,
 ) -> None:
-    """Runs `body(index)` for the range; `carried` names the locals that the body changes, `hides`
-    hides from LLVM how the index grows."""
+    """Runs `body(index)` for the range. `carried` names the locals that the body changes. `hides`
+    hides from LLVM how the index grows (see `KernelState.hidden`)."""
     if over.trips == 0:
         return
     if over.trips == 1:
@@ -62,7 +63,7 @@ def counted_loop(
     w.place().append(scope.before)
     w.jump(again)
 
-    # The phis stand at the head of the loop, but what the body gives them is known behind it.
+    # The phis are at the head of the loop, but the values from the body are known only after it.
     w.begin(again)
     phis = w.place()
     index = Value(w.name(), i64, 1, w.depth + 1)
@@ -99,7 +100,7 @@ def while_loop(
     condition: Callable[[], Value],
     body: Callable[[], None],
 ) -> None:
-    """Runs the body as long as the condition holds."""
+    """Runs the body as long as the condition is true."""
     w = state.writer
     # A branch, not a loop: nothing that could fail may be moved in front of the first test.
     scope = Scope("branch", writes)
@@ -132,7 +133,7 @@ def branch(
     carried: Iterable[str],
     bodies: tuple[tuple[Callable[[], None], frozenset[str]], ...],
 ) -> None:
-    """Runs the first body where the condition holds, else the second if there is one."""
+    """Runs the first body if the condition is true, else the second, if there is one."""
     w = state.writer
     names = list(carried)
     initial = {name: state.locals[name] for name in names}
@@ -158,7 +159,8 @@ def branch(
 
 @contextmanager
 def local_names(state: KernelState) -> Iterator[None]:
-    """Forgets at the end what was declared inside; keeps what was changed."""
+    """Forgets what was declared inside of the `with` at its end, but keeps changes of outer
+    locals."""
     tables: tuple[dict[str, Any], ...] = (state.locals, state.fragments, state.arrays)
     before = [set(table) for table in tables]
     parameters = {buffer.name for buffer in state.kernel.buffers}
@@ -173,7 +175,8 @@ def local_names(state: KernelState) -> Iterator[None]:
 def merge(
     state: KernelState, names: Iterable[str], ends: list[tuple[Mapping[str, Value], str]]
 ) -> None:
-    """Gives locals, at a block's start, the values that they had where the blocks before end."""
+    """Sets locals, at the start of a block, to the values that they have at the ends of the blocks
+    before."""
     w = state.writer
     for name in names:
         values = [values[name] for values, _ in ends]
@@ -187,7 +190,7 @@ def merge(
 
 
 def lower_levels(state: KernelState, names: Iterable[str]) -> None:
-    """After a loop, its values are known in the scope around it."""
+    """After a loop, marks the values of these locals as known in the scope around it."""
     for name in names:
         value = state.locals[name]
         if value.level > state.writer.depth:

@@ -1,4 +1,5 @@
-"""Casts between element types, and the way of elements between memory and registers."""
+"""Writes casts between element types, and the conversion of elements between memory and
+registers."""
 
 from __future__ import annotations
 
@@ -37,12 +38,12 @@ def reinterpreted(state: KernelState, value: Value, source: DType, target: DType
 
 
 def rounded(state: KernelState, value: Value, target: DType) -> Value:
-    """A float in a register rounded to a 16-bit type."""
+    """A float in a register, rounded to a 16-bit type but still a wide float."""
     return _widened(state, _narrowed(state, value, target), target)
 
 
 def _narrowed(state: KernelState, value: Value, target: DType) -> Value:
-    """A float as i16; one that comes from there goes back unchanged."""
+    """A float as 16 bits (i16). One that was made from 16 bits gets these back unchanged."""
     known = state.narrow.get((value.text, target))
     return known or convert_float(state, value, value.kind, target)
 
@@ -66,9 +67,9 @@ def _to_float(state: KernelState, value: Value, source: DType, target: DType) ->
 
 
 def _saturated(w: Writer, value: Value, target: DType) -> Value:
-    """A float cut to an integer; what is too large becomes the largest, NaN becomes 0.
+    """A float truncated to an integer; values too large become the largest integer, NaN becomes 0.
 
-    LLVM's own saturating conversions take vectors apart.
+    LLVM's own saturating conversions process vectors element by element.
     """
     low, high = int(target.lowest), int(target.highest)
     if target.bits < 32:
@@ -80,7 +81,7 @@ def _saturated(w: Writer, value: Value, target: DType) -> Value:
         return resized(w, _converted(w, "fptosi", number, i32), target)
     signed = target.kind == "i"
     cut = _converted(w, "fptosi" if signed else "fptoui", value, target)
-    # Out of range the instruction's result is undefined, but then it is not the one selected.
+    # Out of range the instruction's result is undefined, but then it is not selected.
     above = compare(w, "oge", value, like(value, float(high + 1)))
     inside = compare(w, "oge" if signed else "ogt", value, like(value, low if signed else -1))
     limited = select(w, above, like(cut, high), select(w, inside, cut, like(cut, low)))
@@ -90,7 +91,8 @@ def _saturated(w: Writer, value: Value, target: DType) -> Value:
 
 
 def resized(w: Writer, value: Value, target: DType) -> Value:
-    """Integers and bools of another width: cut, or extended by the source's sign."""
+    """Integers and bools with another width: truncated, or extended according to the source's
+    sign."""
     before = 1 if value.kind is boolean else value.kind.bits
     if before == target.bits:
         return Value(value.text, target, value.lanes, value.level, value.number)
@@ -104,21 +106,21 @@ def _converted(w: Writer, word: str, value: Value, kind: DType) -> Value:
 
 
 def memory_kind(dtype: DType) -> DType:
-    """The type of what a load gives: 16-bit floats come as integers, bools as bytes."""
+    """The type of a loaded value: 16-bit floats are loaded as integers, bools as bytes."""
     if dtype.is_float and dtype.bits == 16:
         return i16
     return i8 if dtype is boolean else register_type(dtype)
 
 
 def from_memory(state: KernelState, value: Value, dtype: DType) -> Value:
-    """What was loaded, as a value."""
+    """Converts a loaded value to its form in registers."""
     if dtype is boolean:
         return compare(state.writer, "ne", value, like(value, 0))
     return _widened(state, value, dtype) if dtype.bits == 16 and dtype.is_float else value
 
 
 def to_memory(state: KernelState, value: Value, dtype: DType) -> Value:
-    """A value as it is stored."""
+    """Converts a value to its form in memory."""
     if dtype is boolean:
         return _converted(state.writer, "zext", value, i8)
     return _narrowed(state, value, dtype) if dtype.bits == 16 and dtype.is_float else value

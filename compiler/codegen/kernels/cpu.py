@@ -60,7 +60,8 @@ _VECTOR_ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class KernelCode:
-    """A kernel as LLVM IR: a module is CONSTANTS, all kernels' declarations, functions and texts.
+    """A kernel as LLVM IR. A module consists of CONSTANTS and all kernels' declarations, functions
+    and texts.
 
     `functions` are the math functions that it calls, by symbol; equal symbols are equal functions.
     `messages` are those of its failures: code k in the fault cell stands for messages[k - 1].
@@ -76,8 +77,8 @@ class KernelCode:
 def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
     """The code of a kernel for a target.
 
-    Raises InternalError for what no schedule may make: a branch that differs between the lanes
-    of a vector loop, a fragment in one, an index outside of its loop.
+    Raises InternalError for what no schedule may make: a branch that differs between the lanes of a
+    vector loop, a fragment in one, an index outside of its loop.
     """
     streamed = streaming.streamed_buffers(kernel) if target.last_cache else []
     if streamed:
@@ -234,7 +235,7 @@ def _accumulate(state: KernelState, statement: loops.Accumulate) -> None:
             case expr.Binary(_, "mul", a, b) if a.dtype.bits > 16:
                 after = fused(w, evaluate(state, a), evaluate(state, b), before)
     if after is None:
-        # The new value first: whether it is a NaN is then asked while the sum is still waited for.
+        # With the new value as first operand, its check for NaN does not wait for the sum.
         meet = number_extreme if statement.may_skip_nan else binary
         after = meet(w, statement.name, evaluate(state, value), before)
     if state.vectors is not None and local in state.vectors.outer and state.mask is not None:
@@ -284,8 +285,9 @@ def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int)
     w = state.writer
     pointer = indices(state).address(buffer, state.size(offset))
     w.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    # LLVM's locality 3 is every cache, 2 the second level, 1 the third. What is fetched to be read
-    # only would have to be asked for again, line by line, where another core has a copy.
+    # LLVM's locality 3 is every cache, 2 the second level, 1 the third. Outputs are prefetched for
+    # writing: a line that was prefetched for reading would have to be requested again before it is
+    # written, if another core has a copy.
     locality = max(0, 4 - level)
     write = int(buffer in state.kernel.buffers[-state.kernel.outputs :])
     hint = f"i32 {write}, i32 {locality}, i32 1"
@@ -293,7 +295,8 @@ def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int)
 
 
 def _barrier(state: KernelState, member: Size) -> None:
-    """Waits for the team; what others may have written is no longer known."""
+    """Waits for the team. After that, values loaded from outputs are not reused, since others may
+    have written them."""
     w = state.writer
     for buffer in state.kernel.buffers[-state.kernel.outputs :]:
         w.forget(buffer.name)
@@ -307,7 +310,8 @@ def _barrier(state: KernelState, member: Size) -> None:
 
 
 def _carried(state: KernelState, *blocks: Block) -> list[str]:
-    """The locals and fragment registers, defined outside of the blocks, that they change."""
+    """The locals and fragment registers that are defined outside of the blocks and changed in
+    them."""
     names: dict[str, None] = {}
     for block in blocks:
         names |= dict.fromkeys(sorted(assigned_locals(block)))
@@ -366,8 +370,8 @@ def _loop(state: KernelState, loop: For, over: Range) -> None:
 
 
 def _is_of_tiles(body: Block) -> bool:
-    """Whether a matrix unit multiplies in a loop and nothing else does: its instructions have
-    addresses of one register and a stride each, which are best moved on step by step."""
+    """Whether only a matrix unit multiplies in a loop. Its instructions have addresses of a
+    register and a stride each, which are best incremented in each iteration."""
     found = list(walk_loops.walk(body))
     multiplies = any(isinstance(inner, loops.FragmentMac) for inner in found)
     return not multiplies and any(isinstance(inner, TileMac) for inner in found)

@@ -1,4 +1,5 @@
-"""What a block of statements changes, and what differs from lane to lane in a vector loop."""
+"""Finds out what a block of statements changes, and which values differ between the lanes of a
+vector loop."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def written_buffers(block: Block) -> frozenset[str]:
 
 
 def assigned_locals(block: Block) -> frozenset[str]:
-    """The names of the locals that get another value in the block."""
+    """The names of the locals that the block assigns."""
     return frozenset(
         s.local for s in walk_loops.walk(block) if isinstance(s, (loops.Assign, loops.Accumulate))
     )

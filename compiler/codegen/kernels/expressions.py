@@ -45,19 +45,20 @@ def indices(state: KernelState) -> Indices:
 
 
 def fault(state: KernelState, condition: Value, message: str) -> None:
-    """Writes the message's code to the fault cell if the condition holds in a lane that counts."""
+    """Stores the message's code in the fault cell if the condition is true in any lane that is not
+    masked."""
     w = state.writer
     if condition.lanes > 1 and state.mask is not None:
         condition = w.operate("and", boolean, condition, state.mask)
     failed = any_lane(w, condition)
     cell = f"select {failed.typed}, ptr {state.fault_cell()}, ptr {state.sink()}"
-    # A store without a branch: expressions stay straight-line code.
+    # It always stores, to the fault cell or to an unused cell: expressions have no branches.
     place = w.compute(cell, boolean, 1, failed.level)
     w.line(f"store i32 {state.fault_code(message)}, ptr {place.text}, align 4")
 
 
 class _Evaluation:
-    """Evaluates expressions in the present state of a kernel."""
+    """Evaluates expressions in the current state of a kernel."""
 
     def __init__(self, state: KernelState) -> None:
         self.state = state
@@ -132,7 +133,7 @@ class _Evaluation:
             return loads.load(self.indices, node.buffer, offset, guard, common)
 
     def _common(self, guard: Expression) -> Value | None:
-        """The part of a guard that is the same for all lanes."""
+        """The part of a guard that is the same for all lanes; None if there is none."""
         if not isinstance(guard, expr.Binary) or guard.name != "and":
             value = self.value(guard)
             return value if value.lanes == 1 else None
@@ -141,7 +142,8 @@ class _Evaluation:
 
     @contextmanager
     def _under(self, guard: Value) -> Iterator[None]:
-        """An index that is only used under a guard cannot fail where the guard is false."""
+        """Evaluates under a guard: an index that is only used where the guard is true cannot fail
+        elsewhere."""
         before = self.state.guard
         both = guard
         if before is not None:
@@ -151,7 +153,7 @@ class _Evaluation:
         self.state.guard = before
 
     def _rounded(self, operand: Expression) -> Value:
-        """What is rounded to whole numbers next: often a quotient."""
+        """An operand that is rounded to whole numbers next, often a quotient; see quotients.py."""
         divisor = constant_divisor(self.state, operand)
         if divisor is None:
             return self.value(operand)
@@ -177,7 +179,8 @@ class _Evaluation:
         return binary(self.writer, node.name, left, right)
 
     def _joined(self, node: expr.Binary) -> Value | None:
-        """Several operations as one function, unless a part of it is there already."""
+        """Several operations as one function; None if there is no such function, or a part of them
+        has been computed already."""
         found = joined(node)
         if found is None or (found.inner, self.state.guard) in self.state.values:
             return None
@@ -190,7 +193,7 @@ class _Evaluation:
         return y if found.factor == 1 else binary(w, "mul", y, like(y, found.factor))
 
     def _index_mask(self, node: expr.Binary) -> Value | None:
-        """A comparison of indices that grow by one from lane to lane, in narrow lanes."""
+        """A comparison of indices that grow by one from lane to lane, computed in narrow lanes."""
         if self.state.vectors is None:
             return None
         left, right = node.left, node.right
@@ -229,7 +232,7 @@ class _Evaluation:
 
 
 def first_lanes(state: KernelState, count: Value) -> Value:
-    """The mask of the lanes k < count; any count."""
+    """The mask of the lanes below `count`, which may be any number."""
     w, width = state.writer, state.width
     if count.number == 1:
         return first_of(width)
@@ -240,7 +243,7 @@ def first_lanes(state: KernelState, count: Value) -> Value:
 
 
 def _numbers(node: Expression) -> Expression | None:
-    """What is asked to be no NaN, if nothing else is asked."""
+    """The operand x, if the node is "x is not NaN"; else None."""
     match node:
         case expr.Unary(_, "not", expr.Unary(_, "isnan", operand)) if operand.dtype.is_float:
             return operand

@@ -1,13 +1,14 @@
-"""Multiplies into fragments: by fused multiply-adds, or by instructions that add dot products.
+"""Writes the products that are added to fragments: fused multiply-adds, or instructions for dot
+products.
 
-A step of a multiplication loads the vectors of b once, and for each row splats one element of a, or
-a group of neighbours as one word of 32 bits:
+A step of the depth loads the vectors of b once. For each row it splats one element of a, or a group
+of neighbours as one 32-bit word:
 
     b0, b1 = b[k, 0:16], b[k, 16:32]
     for each row r:   x = splat(a[r, k]);   c[r, 0] += x * b0;   c[r, 1] += x * b1
 
-An instruction of dot products multiplies the numbers in every 32-bit lane and adds them up to the
-lane of c: two bf16, two 16-bit or four 8-bit integers.
+An instruction for dot products multiplies the numbers in each 32-bit lane (two bf16, two 16-bit or
+four 8-bit integers) and adds the products to that lane of c.
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ _INT16 = _Dot(
 
 
 def multiply(state: KernelState, mac: loops.FragmentMac) -> None:
-    """One step: a column of a (or a few) by the rows of b that meet it."""
+    """One step of the depth: a column of a (or a few) times the rows of b that belong to it."""
     shape = state.fragments[mac.fragment]
-    # No instruction, but LLVM's scheduler moves no load over it: with the next step's loads among
-    # this step's, the registers would not be enough.
+    # This is no instruction, but LLVM's scheduler moves no loads across it. If loads of the next
+    # step were moved into this one, there would be too few registers.
     state.writer.line('call void asm sideeffect "", ""()')
-    # Where windows overlap, the last step has loaded some of a's elements too. To load them again
-    # is free, as an operand of the multiplication; to keep them takes registers that the sums need.
+    # Where windows overlap, the step before has loaded some of these elements of a, too. Loading
+    # them again costs nothing, as an operand of the multiplication; keeping them takes registers.
     state.writer.forget(mac.a.name)
     b_base = indices(state).address(mac.b, state.size(mac.b_offset))
     steps = [_step(state, mac, shape, b_base, piece) for piece in shape.pieces]
@@ -99,7 +100,8 @@ def _step(
     b_base: Pointer,
     piece: tuple[int, int],
 ) -> _Step:
-    """What adds the products of a row of a, which lies at a pointer, to a piece of its sums."""
+    """A function that adds the products of an element of a, which is at a pointer, to a piece of
+    its row's sums."""
     start, lanes = piece
     pointer = b_base.moved(start * mac.group * mac.b.dtype.bytes)
     dot = _instruction(state, mac, shape.dtype)
@@ -135,7 +137,8 @@ def _load(state: KernelState, buffer: Buffer, pointer: Pointer, lanes: int, dtyp
 def _split(
     state: KernelState, mac: loops.FragmentMac, pointer: Pointer, lanes: int, dtype: DType
 ) -> list[Value]:
-    """b's numbers of each place in the groups: every column's first, every column's second, ..."""
+    """The numbers of b by their place in the groups: first the first one of every column, then the
+    second..."""
     w = state.writer
     whole = _load(state, mac.b, pointer, lanes * mac.group, dtype)
     if lanes == 1:
@@ -155,7 +158,7 @@ def _multiply_add(state: KernelState, a: Value, b: Value, addend: Value) -> Valu
 
 
 def _instruction(state: KernelState, mac: loops.FragmentMac, dtype: DType) -> _Dot | None:
-    """The instruction that takes these operands, if the machine has one."""
+    """The instruction for these operand types, if the machine has one; else None."""
     target, pair = state.target, (mac.a.dtype, mac.b.dtype)
     if mac.group == 2 and pair == (bf16, bf16) and dtype is f32 and target.has_dot_bf16:
         return _BF16
@@ -196,7 +199,7 @@ def _words(state: KernelState, b: Buffer, pointer: Pointer, lanes: int, dot: _Do
 
 
 def _group(state: KernelState, mac: loops.FragmentMac, pointer: Pointer, dot: _Dot) -> Value:
-    """A group of a as a word; numbers that are not there are 0."""
+    """A group of a as a word. Numbers beyond the last one are 0."""
     w, a, terms = state.writer, mac.a, mac.products
     if dot is _INT16 and a.dtype is not i16:
         return _joined(state, a, pointer, terms)

@@ -1,8 +1,8 @@
-"""Fragments: rows x columns of sums in vector registers.
+"""Writes fragments: rows x columns of sums in vector registers.
 
-Each row is cut into vectors of the target's width (and narrower ones at the end). The registers
-are locals like any other (see state.py), so they travel through loops in phis and never go to
-memory. What multiplies into them is in fragment_products.py.
+Each row is cut into vectors of the target's width, with narrower ones at the end. The registers are
+locals like any other (see state.py): they become phis of loops and never go to memory.
+fragment_products.py writes the products that are added to them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def emit(
 
 
 def _can_mask(state: KernelState, shape: FragmentShape) -> bool:
-    """Whether a limit that is not known yet can be a mask; a single element has none."""
+    """Whether a limit that is not known can be a mask. A vector of one element has no mask."""
     return state.target.has_masks and all(lanes > 1 for _, lanes in shape.pieces)
 
 
@@ -86,7 +86,7 @@ def _fill(state: KernelState, fill: loops.FragmentFill) -> None:
 def _columns(
     state: KernelState, column: Symbol, start: int, lanes: int, limit: Size
 ) -> Iterator[None]:
-    """A piece of the columns as the lanes of a vector loop, those from `limit` on masked."""
+    """A piece of the columns as the lanes of a vector loop. Lanes from `limit` on are masked."""
     if lanes == 1:
         with state.vector_context(None, None):
             state.indices[column] = start
@@ -103,7 +103,8 @@ def _columns(
 def _fill_through_memory(
     state: KernelState, fill: loops.FragmentFill, shape: FragmentShape, limit: Size
 ) -> None:
-    """Without masks: one value at a time into a row of memory, zeros behind them."""
+    """Fills without masks: values are written one at a time into a row of memory, with zeros after
+    them."""
     w = state.writer
     row = _memory(state, shape)
     size = register_type(shape.dtype).bytes
@@ -184,7 +185,7 @@ def _emit_stores(
     state.values.clear()
     for place, one in enumerate(stores):
         emit_one(state, one)
-        # What only a guard's branch has computed, and loads of what is stored, do not stay.
+        # Forgets values that only a guard's branch has computed, and loads of what is stored.
         if one.guard is not None or _is_read(one.buffer, stores[place + 1 :]):
             state.values.clear()
     state.values.clear()
@@ -200,7 +201,7 @@ def _is_read(buffer: Buffer, stores: Sequence[loops.Store]) -> bool:
 def _store_through_memory(
     state: KernelState, store: loops.FragmentStore, limit: Size, emit_one: EmitStore
 ) -> None:
-    """Without masks, and with fewer columns than the fragment's: one value at a time."""
+    """Stores fewer columns than the fragment has without masks: one value at a time."""
     rows = {pair: _memory(state, state.fragments[pair[0]]) for pair in _elements(store)}
     for (fragment, row), memory in rows.items():
         _spill(state, state.fragments[fragment], row, memory)

@@ -1,8 +1,8 @@
-"""Index arithmetic: polynomials over indices and dimensions as i64 values and addresses.
+"""Writes index arithmetic: polynomials over indices and dimensions become i64 values and addresses.
 
-A polynomial is cut by the level (see writer.py) of each term's newest factor, and summed from the
-outermost level inwards, so that in an inner loop only the terms with its own index are left.
-Constants come last: in an address they become the displacement of the load or store.
+The terms of a polynomial are grouped by the level (see writer.py) of their newest factor, and
+summed from the outermost level inwards, so that an inner loop adds only the terms with its own
+index. Constants are added last; in an address they become the displacement of the load or store.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Indices:
         vectors = self.state.vectors
         if vectors is None:
             return False
-        # To evaluate writes code: in an order that is the same in every process.
+        # Evaluation writes code, so it must be in an order that is the same in every process.
         if any(self.evaluate(leaf).lanes > 1 for leaf in index_expressions(size)):
             return True
         return vectors.symbol in dims.atoms(size) and not self._is_shared(size, vectors)
 
     def _is_shared(self, size: Size, vectors: Vectors) -> bool:
-        """Whether all lanes have the same value because the index is divided by a multiple of the
-        vector's width: every vector begins at a multiple of that."""
+        """Whether all lanes have the same value, because the index is divided by a multiple of the
+        vector's width and every vector begins at a multiple of the width."""
         for factor in _factors(size):
             match factor:
                 case Symbol():
@@ -69,7 +69,8 @@ class Indices:
         return True
 
     def _is_aligned(self, size: Size, vectors: Vectors) -> bool:
-        """Whether a size grows by one from lane to lane, from a multiple of the width on."""
+        """Whether a size grows by one from lane to lane, and is a multiple of the width in the
+        first lane."""
         if dims.coefficient_of(size, vectors.symbol) != 1:
             return False
         rest = size - dims.atom(vectors.symbol)
@@ -80,7 +81,7 @@ class Indices:
         return _select(size, self.is_varying)
 
     def stride(self, size: Size) -> Size | None:
-        """How much `size` grows from lane to lane; None where it is not linear."""
+        """By how much `size` grows from lane to lane; None if it is not linear."""
         vectors = self.state.vectors
         if vectors is None or vectors.width == 1:
             return 0
@@ -94,8 +95,8 @@ class Indices:
         return None if self.is_varying(rest) else stride
 
     def distances(self, size: Size) -> list[int] | None:
-        """How far the lanes' values are from the first lane's, where that is known: in a vector
-        loop that begins at a known place."""
+        """The differences between the lanes' values and the first lane's, if they are known, as in
+        a vector loop that begins at a known place; else None."""
         vectors = self.state.vectors
         if vectors is None or isinstance(size, int):
             return None
@@ -114,8 +115,9 @@ class Indices:
         return [v - values[0] for v in values] if len(values) == len(found) else None
 
     def pattern(self, size: Size) -> FloorDiv | Mod | None:
-        """The only term that differs from lane to lane, if it is i % n or i // n of the vector
-        loop's index i and whole vectors hold whole patterns. They begin at multiples of n."""
+        """The only term that differs from lane to lane, if it is i % n or i // n with the vector
+        loop's index i, and a vector holds whole periods, which begin at multiples of n; else
+        None."""
         vectors = self.state.vectors
         if vectors is None or isinstance(size, int):
             return None
@@ -128,8 +130,8 @@ class Indices:
                 return None
 
     def group_of_first(self, size: Size) -> int | None:
-        """n if what differs from lane to lane is i // n * n: that of the first of n neighbours, all
-        of which are in the vector."""
+        """n, if what differs from lane to lane is i // n * n, the index of the first of n
+        neighbours, all of which are in the vector; else None."""
         vectors = self.state.vectors
         if vectors is None or isinstance(size, int):
             return None
@@ -148,11 +150,11 @@ class Indices:
         return self._value(size, None)
 
     def vector(self, size: Size) -> Value:
-        """The value in every lane; a scalar where all are equal."""
+        """The value in each lane; a scalar if all are equal."""
         return self._value(size, self.state.vectors)
 
     def address(self, buffer: Buffer, offset: Size) -> Pointer:
-        """Where an element is (in a vector loop: that of the first lane)."""
+        """The address of an element (in a vector loop, of that of the first lane)."""
         bytes_, (start, distance) = buffer.dtype.bytes, _split_constant(offset)
         base, registers = self.state.arrays.get(buffer.name), self._registers(start)
         key = None if registers is None or base is None else (base, bytes_, start, registers)
@@ -172,7 +174,8 @@ class Indices:
         return pointer.moved(constant)
 
     def addresses(self, buffer: Buffer, offset: Size) -> Value:
-        """Where the lanes' elements are: a vector of pointers (its `kind` means nothing)."""
+        """The addresses of the lanes' elements, as a vector of pointers; its `kind` has no
+        meaning."""
         w, size = self.writer, buffer.dtype.bytes
         stride = self.stride(offset)
         if stride is not None:
@@ -287,7 +290,7 @@ class Indices:
         return found
 
     def _registers(self, *sizes: Size) -> Hashable:
-        """Where the indices are that sizes depend on; None where they depend on data."""
+        """The registers of the indices on which sizes depend; None if they depend on data."""
         indices = self.state.indices  # a dimension has one register for all of the kernel
         registers = []
         for size in sizes:
@@ -308,7 +311,7 @@ class Indices:
                 shift, mask = like(a, right.bit_length() - 1), like(a, right - 1)
                 return w.operate("ashr", i64, a, shift), w.operate("and", i64, a, mask)
         else:
-            # A dimension may be 0 where nothing runs, but this may have moved in front of that.
+            # A dimension may be 0 where the code never runs, but the division may have moved out.
             b = intrinsic(w, "umax", self._value(right, vectors), number(1))
             a, b = same_lanes(w, a, b)
         if dims.is_nonnegative(left):
@@ -319,7 +322,8 @@ class Indices:
         return quotient, w.operate("sub", i64, a, w.operate("mul", i64, quotient, b))
 
     def _divide_small(self, left: Size, a: Value, b: Value) -> tuple[Value, Value] | None:
-        """32 bits where they are enough: vectors have no 64-bit product of high words."""
+        """The quotient and remainder in 32 bits, if these are enough; else None. (Vector units have
+        no instruction for the high half of a 64-bit product.)"""
         highest = dims.upper_bound(left)
         if a.lanes == 1 or not isinstance(highest, int) or highest >= 1 << 31 or b.number is None:
             return None
@@ -338,7 +342,7 @@ def _unsigned(w: Writer, a: Value, b: Value) -> tuple[Value, Value]:
 
 
 def _flags(size: Size) -> str:
-    """Indices and dimensions never overflow; what is read from data may, under a false guard."""
+    """The nsw flag: indices and dimensions never overflow, but data may where a guard is false."""
     return "" if any(isinstance(leaf, Expression) for leaf in dims.atoms(size)) else " nsw"
 
 
@@ -347,7 +351,7 @@ def _monomials(size: Size) -> Mapping[Monomial, int]:
 
 
 def _split_constant(size: Size) -> tuple[Size, int]:
-    """What has factors, and the number that is added to it."""
+    """The terms with factors, and the constant that is added to them."""
     constant = _monomials(size).get((), 0)
     return size - constant, constant
 
@@ -357,6 +361,6 @@ def _factors(size: Size) -> set[Atom]:
 
 
 def _select(size: Size, wanted: Callable[[Size], bool]) -> Size:
-    """The sum of the terms that are wanted."""
+    """The sum of the terms for which `wanted` is true."""
     terms = [Dim({monomial: c}) for monomial, c in _monomials(size).items() if monomial]
     return dims.total(term for term in terms if wanted(term))

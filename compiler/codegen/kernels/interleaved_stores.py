@@ -1,10 +1,10 @@
-"""Stores of neighbours, one after the other in a vector loop, as stores of whole vectors.
+"""Writes several stores to neighbouring places in a vector loop as stores of whole vectors.
 
     vector c:  out[n*c] = a[c];  out[n*c + 1] = b[c]
 
-Each alone would write its lanes to places that are apart. Interleaved lane by lane, they are a
-transposed square: a[0], b[0], a[1], b[1], ... Where n is their number, all is one store.
-Neighbours may also be two lanes wide each.
+Each store alone would write its lanes to places that are apart. Interleaved lane by lane, the
+values are a transposed square: a[0], b[0], a[1], b[1], ... If n is their number, this is a single
+store. Neighbours may also be two lanes wide each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from bessemer.compiler.ir.walk_expr import loads_of
 
 
 def emit(state: KernelState, block: Block, begin: int) -> int:
-    """Emits the stores of a block that can be interleaved, from a place on; how many these are."""
+    """Writes the stores of a block from position `begin` on that can be interleaved; returns their
+    number."""
     if state.vectors is None or state.mask is not None or state.special is not None:
         return 0
     for count in COUNTS:
@@ -46,14 +47,15 @@ def emit(state: KernelState, block: Block, begin: int) -> int:
 
 
 def _are_independent(stores: Sequence[loops.Store]) -> bool:
-    """Whether all are made in any case, and none is read by another."""
+    """Whether the stores have no guards, and none of them reads what another stores."""
     if any(store.guard is not None for store in stores):
         return False
     return not any(_reads(store.value, stores[0].buffer) for store in stores)
 
 
 def _lanes_together(state: KernelState, stores: Sequence[loops.Store]) -> int:
-    """How many lanes of a store lie side by side, if the next store's follow them; 0 if not."""
+    """The number of lanes of a store that lie side by side, if the next store's lanes follow them;
+    else 0."""
     offsets = [s.buffer.offset(s.indices) for s in stores]
     step = state.size(offsets[1] - offsets[0])
     if not isinstance(step, int) or step not in (1, 2) or state.width < 2 * step:
@@ -64,8 +66,8 @@ def _lanes_together(state: KernelState, stores: Sequence[loops.Store]) -> int:
 
 
 def _places(state: KernelState, store: loops.Store, count: int, together: int) -> list[Size] | None:
-    """How far from the first lane's place those lanes' places are that begin a row of neighbours;
-    None where rows would overlap."""
+    """The distances from the first lane's place to the places at which rows of neighbours begin;
+    None if rows would overlap."""
     index, offset = indices(state), state.size(store.buffer.offset(store.indices))
     stride = index.stride(offset) if together == 1 else None
     if stride is not None:
@@ -114,5 +116,5 @@ def _emit(
 
 
 def _is_one(places: Sequence[Size], row: int) -> bool:
-    """Whether rows of neighbours follow one another, as one store."""
+    """Whether the rows of neighbours follow each other, so that they are one store."""
     return all(place == number * row for number, place in enumerate(places))

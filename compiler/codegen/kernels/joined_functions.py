@@ -1,4 +1,5 @@
-"""Finds activations that are one function of vector math, in whatever form a model spells them.
+"""Recognizes activations that are one function of vector math, in whatever form a model writes
+them.
 
     (x * (erf(x / 1.4142135) + 1)) * 0.5        is    gelu(x)
     x * sigmoid(x)                              is    silu(x)
@@ -8,8 +9,8 @@
     0.5 d (1 + erf(x / 1.4142135))
       + 0.3989423 d x exp(-x * x / 2)           is    d * gelu_slope(x), GELU's derivative
 
-What stands inside erf or tanh is recognized by its values, not by its form: models spell the cubic
-polynomial of GELU in many ways.
+The argument of erf or tanh is recognized by its values, not by its form, because models write the
+cubic polynomial of GELU in many ways.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Joined:
-    """`function` of `operand`, times `factor` and what is in `times`; `inner` is the part that it
-    makes superfluous."""
+    """`function` of `operand`, times `factor` and the expressions in `times`. `inner` is the part
+    of the original expression that is no longer needed."""
 
     function: str
     operand: Expression
@@ -49,7 +50,7 @@ class Joined:
 
 
 def joined(node: Binary) -> Joined | None:
-    """The function that a sum or product is, if it is one."""
+    """The function that a sum or product is equal to; None if there is none."""
     if node.dtype is not f32:
         return None
     match node:
@@ -66,7 +67,7 @@ def joined(node: Binary) -> Joined | None:
 
 
 def _gated(node: Binary) -> Joined | None:
-    """x times a gate of x, and perhaps constants, in any order."""
+    """x times a gate of x, and possibly constants, in any order."""
     for factor, x, gate in _products(node):
         match gate:
             case Unary(_, "sigmoid", operand) if operand is x:
@@ -85,7 +86,8 @@ def _gated(node: Binary) -> Joined | None:
 
 
 def _slope(first: Expression, second: Expression) -> Joined | None:
-    """GELU's derivative times anything: the `first` side has erf in it, the `second` the bell."""
+    """GELU's derivative times anything. The `first` summand contains erf, the `second` the bell
+    curve."""
     for erf in _factors(first, ())[1]:
         match erf:
             case Binary(_, "add", Unary(_, "erf", inner) as curve, Constant(_, 1)):
@@ -109,7 +111,7 @@ def _slope(first: Expression, second: Expression) -> Joined | None:
 
 
 def _operands(node: Expression) -> Iterator[Expression]:
-    """What is multiplied by a number, or divided."""
+    """The operands of a node that are multiplied by a number or divided."""
     match node:
         case Binary(_, "mul", left, right) if isinstance(left, Constant):
             yield right
@@ -126,7 +128,8 @@ def _is_bell(node: Expression, x: Expression) -> bool:
 
 
 def _factors(node: Expression, whole: Sequence[Expression]) -> tuple[float, list[Expression]]:
-    """The number and the others that a product is of; what is `whole` is not taken apart."""
+    """The number and the other factors that a product consists of. Factors that are `whole` are not
+    split."""
     number, found, waiting = 1.0, list[Expression](), [node]
     while waiting:
         node = waiting.pop()
@@ -141,7 +144,8 @@ def _factors(node: Expression, whole: Sequence[Expression]) -> tuple[float, list
 
 
 def _products(node: Expression) -> Iterator[tuple[float, Expression, Expression]]:
-    """Every (c, x, y) with c x y = node that takes constants from the node and its two sides."""
+    """Every (c, x, y) with c x y = node that results from taking constants out of the node and its
+    operands."""
     for outer, product in _without_constant(node):
         match product:
             case Binary(_, "mul", left, right):
@@ -174,7 +178,7 @@ def _softplus(node: Expression) -> Joined | None:
 
 
 def _sum_of_parts(positive: Expression, rest: Expression) -> Joined | None:
-    """Softplus, of the positive part of x and what goes beyond it."""
+    """Softplus, as the sum of the positive part of x and the rest."""
     match positive, rest:
         case (
             Binary(_, "max", x, Constant(_, 0)),
@@ -195,7 +199,7 @@ def _name_of_gelu(curve: Unary, x: Expression) -> str | None:
 
 
 def _agrees(node: Expression, x: Expression, function: Callable[[float], float]) -> bool:
-    """Whether a node is this function of x, to rounding."""
+    """Whether a node equals this function of x, apart from rounding."""
     for sample in _SAMPLES:
         value = _value_at(node, {x: sample})
         if value is None or not math.isclose(value, function(sample), rel_tol=1e-6):
@@ -204,8 +208,9 @@ def _agrees(node: Expression, x: Expression, function: Callable[[float], float])
 
 
 def _value_at(node: Expression, known: dict[Expression, float | None]) -> float | None:
-    """What arithmetic of constants and of what is known gives; None for other expressions. It gets
-    to be known: expressions share their parts, and repeated squares would take forever."""
+    """The value of arithmetic on constants and on what is `known`; None for other expressions. The
+    results are added to `known`: expressions share their parts, and repeated squares would
+    otherwise take exponential time."""
     if node not in known:
         known[node] = _computed(node, known)
     return known[node]

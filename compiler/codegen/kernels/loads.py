@@ -1,7 +1,9 @@
-"""Loads: one element, neighbouring elements as a vector, or lanes from anywhere.
+"""Writes loads: of one element, of neighbouring elements as a vector, or of a vector's lanes from
+anywhere.
 
-What a guard or a mask forbids is not touched: a uniform guard turns the address to a cell of zeros,
-a guard that differs from lane to lane becomes a mask.
+Elements that a guard or a mask excludes are not read. A guard that is the same for all lanes
+replaces the address by that of a cell of zeros; a guard that differs from lane to lane becomes a
+mask.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ _FAR = 64 << 10
 
 @dataclass(frozen=True)
 class Access:
-    """Elements of a buffer: `stride` from lane to lane (None: not linear), under a guard."""
+    """The elements of a buffer that a load reads: `stride` is the distance from lane to lane (None:
+    not linear). `common` is the part of the guard that is the same for all lanes."""
 
     buffer: Buffer
     offset: Size
@@ -48,9 +51,12 @@ class Access:
 
 
 def lies_far_in_front(buffer: Buffer, offset: Size) -> bool:
-    """Whether elements that a guard forbids are pages away from the buffer: a processor takes
-    hundreds of cycles over a masked load of memory that is not there. Not so near it, where the
-    padding of an image's rows lies: there memory is there most often, and a choice costs more."""
+    """Whether elements that a guard excludes may be pages before the buffer. A processor takes
+    hundreds of cycles for a masked load of memory that does not exist.
+
+    Places nearer to the buffer, as those of an image's padding, mostly do exist; there a selected
+    address would cost more than it saves.
+    """
     start = offset if isinstance(offset, int) else offset.terms.get((), 0)
     return -start * buffer.dtype.bytes > _FAR
 
@@ -62,9 +68,11 @@ def load(
     guard: Value | None,
     common: Value | None = None,
 ) -> Value:
-    """The elements at an offset; zero where the guard is false. A scalar where it is uniform.
+    """The elements at an offset, and zero where the guard is false. A scalar if all lanes read the
+    same element.
 
-    No lane's guard holds where `common`, which is uniform, does not: it turns the address away.
+    `common` is a condition that is the same for all lanes and is true where any lane's guard is.
+    Where it is false, the address is replaced.
     """
     state, access = indices.state, Access(buffer, offset, indices.stride(offset), guard, common)
     varying_guard = guard is not None and guard.lanes > 1
@@ -111,7 +119,8 @@ def _load_lanes(indices: Indices, access: Access) -> Value:
 
 
 def _near(indices: Indices, access: Access) -> Value | None:
-    """Elements of a row at places that data gives, each limited to an axis."""
+    """Elements of a row at indices that data gives, each limited to an axis; None if there are no
+    such indices."""
     state, kind = indices.state, memory_kind(access.buffer.dtype)
     is_byte = kind.bytes == 1 and state.target.has_byte_lookup
     varying = indices.varying(access.offset)
@@ -130,7 +139,8 @@ def _near(indices: Indices, access: Access) -> Value | None:
 def _repeated(
     indices: Indices, access: Access, guard: Value | None, mask: Value | None
 ) -> Value | None:
-    """Few neighbours that fill the lanes again and again, or some lanes each."""
+    """A few neighbours that are repeated over the lanes, or of which each is for several lanes;
+    None for other accesses."""
     state = indices.state
     w, width = state.writer, state.width
     known = indices.distances(access.offset)
@@ -150,7 +160,7 @@ def _repeated(
     group = indices.group_of_first(access.offset)
     if group is not None and mask is None and state.target.has_masks:
         pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
-        # What lies behind the last lane's element need not be there.
+        # Memory after the last lane's element may not exist, so it is not read.
         read = first_of(width, width - group + 1)
         vector = _contiguous(state, access, pointer, read)
         return shuffle(w, vector, None, [k // group * group for k in range(width)])
@@ -173,8 +183,8 @@ def _repeated(
 def _shared_under(
     state: KernelState, access: Access, pointer: Pointer, mask: Value, places: list[int]
 ) -> Value | None:
-    """Neighbours for several lanes each, in these `places`, as far as one of the lanes may read:
-    the others need not be there."""
+    """Neighbours that are each for several lanes (`places`), under a mask. An element is read if
+    one of its lanes may read it; others may not exist."""
     if not state.target.has_masks:
         return None
     w, width = state.writer, state.width
@@ -182,7 +192,8 @@ def _shared_under(
     is_guarded = mask != state.mask
     sharing = [[k for k in range(width) if places[k] == place] for place in range(width)]
     read: Value | None = None
-    # A loop's own mask allows first lanes; a guard may forbid the first of those that share only.
+    # In a loop's own mask, the first one of the lanes that share an element decides. A guard may
+    # exclude that lane only, so all of them have to be looked at.
     for turn in range(len(sharing[0]) if is_guarded else 1):
         lanes = [shared[turn] if shared else width for shared in sharing]
         here = shuffle(w, mask, none, lanes)
@@ -197,7 +208,7 @@ def _is_small(state: KernelState, stride: int) -> bool:
 
 
 def _is_picked(state: KernelState, distances: list[int]) -> bool:
-    """Whether elements so far from the first one's come from few vectors of neighbours."""
+    """Whether elements at these distances from the first come from few vectors of neighbours."""
     span = max(distances) - min(distances) + 1
     if span < state.width:
         return state.target.has_masks
@@ -249,7 +260,7 @@ def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Valu
 
 
 def _strided(indices: Indices, access: Access, stride: int, guard: Value | None) -> Value:
-    """Every `stride`-th element: as many vectors as that takes, shuffled."""
+    """Every `stride`-th element, from as many vectors as they lie in, by shuffles."""
     state = indices.state
     w, width = state.writer, state.width
     pointer = indices.address(access.buffer, access.offset)
@@ -267,7 +278,7 @@ def _strided(indices: Indices, access: Access, stride: int, guard: Value | None)
 def _strided_under(
     indices: Indices, access: Access, stride: int, guard: Value | None, mask: Value
 ) -> Value:
-    """The same under a mask: the lanes that it forbids are not read, and 0."""
+    """The same under a mask: lanes that it excludes are not read, and are 0."""
     begin = indices.address(access.buffer, access.offset)
     places = [lane * stride for lane in range(indices.state.width)]
     return _picked_under(indices.state, access, begin, places, guard, mask)
@@ -276,8 +287,8 @@ def _strided_under(
 def _known_under(
     indices: Indices, access: Access, distances: list[int], guard: Value | None, mask: Value
 ) -> Value | None:
-    """Elements that lie so far from the first one's, each read by one lane, if a mask allows it;
-    None where too many vectors have some of them."""
+    """Elements at known distances from the first, under a mask. None if several lanes read the same
+    element, or the elements lie in too many vectors."""
     state, low = indices.state, min(distances)
     places = [distance - low for distance in distances]
     vectors = {place // state.width for place in places}
@@ -298,7 +309,8 @@ def _picked_under(
     guard: Value | None,
     mask: Value,
 ) -> Value:
-    """The elements at these places, all different, of the lanes that a mask allows, and 0."""
+    """The elements at these places, all different, for the lanes that a mask allows; other lanes
+    are 0."""
     w, width = state.writer, state.width
     none = literal(0, boolean, width)
     lane_of = {place: lane for lane, place in enumerate(places)}
@@ -323,8 +335,8 @@ def _picked(
     count: int,
     guard: Value | None,
 ) -> Value:
-    """Some of the `count` elements from a pointer on, at least a vector: from vectors of
-    neighbours."""
+    """Some of the `count` elements (at least a vector) from a pointer on, by loads of whole
+    vectors."""
     w, width = state.writer, state.width
     last = count - width
     result: Value | None = None
@@ -332,7 +344,7 @@ def _picked(
         start = min(number * width, last)
         at = _guarded(w, pointer.moved(start * access.bytes), guard)
         vector = _plain(state, access, at, width)
-        # Lanes that lie in this vector come from it, the others stay.
+        # Lanes whose elements are in this vector come from it; the others keep their values.
         origins = [place - start for place in places]
         if result is None:
             result = shuffle(w, vector, None, [p if 0 <= p < width else 0 for p in origins])
@@ -344,8 +356,9 @@ def _picked(
 
 
 def _remainder(state: KernelState, access: Access, stride: int) -> int | None:
-    """Where the first element stands among `stride` neighbours, if that is known and all of them
-    are there: loads that begin with them are the same for each one's turn."""
+    """The position of the first element among `stride` neighbours, if it is known and all of these
+    exist; else None. Loads that begin with the first neighbour can be shared by the accesses to the
+    others."""
     size = dims.product(access.buffer.shape)
     rest = dims.mod(state.size(access.offset), stride)
     whole = isinstance(size, int) and size % stride == 0

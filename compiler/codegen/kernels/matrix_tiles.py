@@ -1,7 +1,9 @@
-"""A matrix unit's tiles (Intel's AMX): one instruction a statement, on tiles of fixed numbers.
+"""Writes the statements for a matrix unit's tiles (Intel's AMX): one instruction each, on tiles of
+fixed numbers.
 
-The tiles' shapes are set once where the kernel begins, on the thread that runs it, and given up
-where it ends: that takes some 50 ns, and tiles that are in use make every change of threads dearer.
+The shapes of the tiles are set once when the kernel begins, on the thread that runs it, and
+released when it ends. That takes about 50 ns. Tiles that stay in use would make every switch
+between threads slower.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _WIDTHS, _ROWS = 16, 48
 
 
 def begin(state: KernelState, body: Block) -> bool:
-    """Sets up the tiles if the kernel has any; whether it has."""
+    """Sets up the tiles if the kernel uses any; returns whether it does."""
     setups = [s for s in walk_loops.walk(body) if isinstance(s, TileSetup)]
     if not setups:
         return False
@@ -55,12 +57,12 @@ def begin(state: KernelState, body: Block) -> bool:
 
 
 def end(state: KernelState) -> None:
-    """Gives the tiles up."""
+    """Releases the tiles."""
     _call(state, "tilerelease", "", "")
 
 
 def emit(state: KernelState, statement: TileStatement) -> None:
-    """One statement on tiles."""
+    """Writes one statement on tiles."""
     match statement:
         case TileZero(tile):
             _call(state, "tilezero", f"i8 {tile}", "i8 immarg")

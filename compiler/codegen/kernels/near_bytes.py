@@ -1,5 +1,5 @@
-"""Bytes from anywhere in a row that are mostly neighbours: as in near_lanes.py, but one instruction
-takes lanes from any of 64 bytes."""
+"""Loads bytes from any places of a row that are mostly near each other, like near_lanes.py; but one
+instruction selects each lane from any of 64 bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLE = 64
 def load_near_bytes(
     state: KernelState, buffer: str, kind: DType, row: Pointer, reach: Reach
 ) -> Value:
-    """The bytes at these places of a row. Lanes that the loop's mask forbids are not read."""
+    """The bytes at these places of a row. Lanes that the loop's mask excludes are not read."""
     w, lanes = state.writer, reach.distances.lanes
     last = intrinsic(w, "umin", reach.farthest, literal(_TABLE, i32))
     narrow = w.compute(f"trunc {last.typed} to i8", i8, 1, last.level)

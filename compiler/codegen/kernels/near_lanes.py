@@ -1,8 +1,9 @@
-"""Lanes from anywhere in a row that are mostly neighbours: pixels of an image that is resized.
+"""Loads lanes from any places of a row that are mostly near each other, such as pixels of an image
+that is resized.
 
-Where the lanes' places are known before a loop over rows begins, so is how far they reach from the
-first one. Up to four vectors from there on are loaded and looked up in. What reaches further is
-gathered, which costs a load for each lane.
+If the places of the lanes are computed before a loop over rows, so is their distance from the first
+one. Up to four vectors from there on are loaded, and the lanes are selected from these. Lanes that
+are farther away are gathered, which takes a load for each.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _BITS = {8: 256, 16: 512}
 
 
 def can_be_near(state: KernelState, places: Value) -> bool:
-    """Whether lanes at these places of a row are worth looking up: the places change less often
-    than the row."""
+    """Whether it is worth loading lanes at these places of a row in this way: the places change
+    less often than the row."""
     return state.target.has_lookup and places.lanes in _BITS and places.level < state.writer.depth
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Places of a row: those of lanes under the loop's `mask` lie at `distances` behind the first
-    one, at most at `farthest`."""
+    """Places in a row. Those of the lanes under the loop's `mask` are at `distances` from the first
+    one, of which `farthest` is the largest."""
 
     places: Value
     mask: Value
@@ -41,7 +42,7 @@ class Reach:
 
 
 def reach_of(state: KernelState, places: Value) -> Reach:
-    """How far places reach, which is found where they are."""
+    """The reach of places, which is computed where these are computed."""
     w, mask, lanes = state.writer, state.mask, places.lanes
     first = extract(w, places, 0)
     far = w.operate("sub", i64, places, splat(w, first, lanes))
@@ -56,7 +57,8 @@ def reach_of(state: KernelState, places: Value) -> Reach:
 
 
 def load_near(state: KernelState, buffer: str, row: Pointer, reach: Reach) -> Value:
-    """The f32 at these places of a row. Lanes that the loop's mask forbids are not read."""
+    """The f32 elements at these places of a row. Lanes that the loop's mask excludes are not
+    read."""
     w, lanes = state.writer, reach.distances.lanes
     within = splat(w, reach.farthest, lanes)
     starts = range(0, _VECTORS * lanes, lanes)

@@ -41,7 +41,8 @@ _UNSIGNED, _SIGNED = (u8, u16), (i8, i16)
 def quantized(
     state: KernelState, evaluate: Callable[[Expression], Value], node: Cast
 ) -> Value | None:
-    """The integers; None if the expression is none, or the machine lacks the instruction."""
+    """The integers that the expression computes; None if it is no such quantization, or the machine
+    lacks the instruction."""
     if not state.target.has_masks or node.dtype not in (*_UNSIGNED, *_SIGNED):
         return None
     steps = node.operand
@@ -72,7 +73,7 @@ def quantized(
 
 
 def _limited(state: KernelState, x: Value, divisor: Number, both: bool) -> Value:
-    """x, or so many scales that no byte is as large. NaN stays."""
+    """x limited to so many scales that every byte is smaller. NaN stays NaN."""
     w = state.writer
 
     def steps(many: float) -> Value:
@@ -86,13 +87,13 @@ def _limited(state: KernelState, x: Value, divisor: Number, both: bool) -> Value
 
 
 def _whole(state: KernelState, x: Value, divisor: Number) -> Value:
-    """x / divisor, not rounded to whole numbers yet."""
+    """x / divisor, before it is rounded to whole numbers."""
     is_one = isinstance(divisor, Constant) and divisor.value == 1
     return x if is_one else two_quotients(state, x, divisor)[1]
 
 
 def _converted(state: KernelState, x: Value) -> Value:
-    """Rounded to i32; NaN becomes the lowest."""
+    """x rounded to i32; NaN becomes the lowest i32."""
     w = state.writer
     vector, integers = type_text(f32, _LANES), type_text(i32, _LANES)
     w.declarations.add(f"declare {integers} @{_CONVERT}({vector}, {integers}, i16, i32)")

@@ -1,4 +1,4 @@
-"""Which dimension symbols the steps of a program give values to."""
+"""Finds the dimension symbols to which the steps of a program give values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bessemer.compiler.ir.walk_loops import walk
 
 
 def set_by_kernel(kernel: Kernel) -> set[str]:
-    """What the data decides inside a kernel."""
+    """The symbols that a kernel sets from the data."""
     return {statement.symbol for statement in walk(kernel.body) if isinstance(statement, SetDim)}
 
 
 def set_by_steps(steps: Sequence[Step]) -> set[str]:
-    """What steps set, those of branches and of loops included."""
+    """The symbols that steps set, including those inside of branches and loops."""
     found: set[str] = set()
     for step in steps:
         match step:

@@ -1,13 +1,14 @@
-"""Kernels that differ in nothing but numbers become one, to which its launches give them.
+"""Merges kernels that differ only in numbers into one kernel, to which the launches give the
+numbers.
 
     out0[i] = byte(round(in0[i] / 0.25) + 3)        becomes
     out0[i] = byte(round(in0[i] / given(a)) + given(b))         with a = 0.25, b = 3
 
-The layers of a quantized network are alike but for their scales and zero points, and a function for
-each would be most of its compile time. A number is only given where codegen makes the same
-instructions for every number: what is folded (0, 1, powers of two as factors), what belongs to a
-known function (see joined_functions.py), bounds and exponents stay in the code. Equal numbers of a
-kernel stay equal, so what is computed once in either kernel is computed once in both.
+The layers of a quantized network differ only in their scales and zero points; a function for each
+would take most of the compile time. A number is only given by the launch if codegen writes the same
+instructions for every number. Numbers that are folded (0, 1, powers of two as factors), that belong
+to a known function (see joined_functions.py), bounds and exponents stay in the code. Equal numbers
+of a kernel stay equal, so that what is computed once in one kernel is computed once in the other.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ _Rule = Callable[[float], Expression | None]
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """A kernel that stands for others, and the numbers that each of them gives it."""
+    """A kernel that stands for several others, and the numbers that the launches of one of these
+    give it."""
 
     kernel: Kernel
     numbers: tuple[float, ...]
 
 
 def share_numbers(programs: Sequence[Program]) -> list[Program]:
-    """The programs with one kernel in place of those that differ in numbers only."""
+    """The programs, with one kernel in place of kernels that differ only in numbers."""
     found: dict[Kernel, _Shared] = {}
     alike: dict[object, dict[Kernel, None]] = {}
     for program in programs:
@@ -60,7 +62,7 @@ def share_numbers(programs: Sequence[Program]) -> list[Program]:
 
 
 def _frame(kernel: Kernel) -> object:
-    """What is the same in kernels that differ in numbers only, but for their bodies."""
+    """What must be equal in kernels that differ only in numbers, except for their bodies."""
     return kernel.buffers, kernel.outputs, kernel.symbols, kernel.operations, kernel.members
 
 
@@ -73,7 +75,8 @@ def _given(launch: Launch, found: dict[Kernel, _Shared]) -> Launch:
 
 
 def _shared(kernels: Sequence[Kernel]) -> dict[Kernel, _Shared]:
-    """What becomes of kernels of one frame; nothing for those that are like no other."""
+    """The shared kernels for the kernels of one frame. Kernels that are like no other are not in
+    it."""
     alike: dict[object, dict[Kernel, tuple[float, ...]]] = {}
     for kernel in kernels:
         numbers: dict[float, Expression] = {}
@@ -92,7 +95,8 @@ def _numbered(known: dict[float, Expression], number: float) -> Expression:
 
 
 def _one_kernel(members: dict[Kernel, tuple[float, ...]]) -> dict[Kernel, _Shared]:
-    """Only what differs between the kernels is given."""
+    """The kernel for all members. Only numbers that differ between the members are given by
+    launches."""
     first, *_ = members
     different = [k for k, column in enumerate(zip(*members.values())) if len(set(column)) > 1]
     names = {members[first][k]: f"{_SYMBOL}{n}" for n, k in enumerate(different)}
@@ -107,7 +111,8 @@ def _one_kernel(members: dict[Kernel, tuple[float, ...]]) -> dict[Kernel, _Share
 
 
 def _with_numbers(body: Block, rule: _Rule) -> Block:
-    """The body with what `rule` makes of the numbers that may be given; None leaves them."""
+    """The body, with the numbers that may be given replaced by what `rule` returns for them; None
+    keeps a number."""
     return map_expressions(body, _Replacement(rule).apply)
 
 
@@ -128,7 +133,7 @@ class _Replacement:
     def _compute(self, node: Expression) -> Expression | None:
         match node:
             case Cast(dtype, Binary(_, "add", steps, Constant() as zero)) if dtype.is_integer:
-                # Of a zero point that the type does not have, codegen makes other instructions.
+                # If the type does not have the zero point, codegen writes other instructions.
                 if zero.dtype is f32 and not dtype.has(zero.value):
                     return convert(binary("add", self.apply(steps), zero), dtype)
             case Binary() if node.dtype is f32:
@@ -155,7 +160,7 @@ class _Replacement:
 
 
 def _may_be_given(name: str, number: float) -> bool:
-    """Whether another number, at this place, has the same code."""
+    """Whether the code is the same for any other number at this place."""
     match name:
         case "add" | "sub":
             return math.isfinite(number) and number not in (0, 1)

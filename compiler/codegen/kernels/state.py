@@ -27,9 +27,9 @@ _NUMBERS = "numbers that the launch gives"
 
 @dataclass(frozen=True)
 class Vectors:
-    """Inside a vector loop: `width` values of `symbol` at once, of which those in `mask` count.
+    """The current vector loop: `width` values of `symbol` at once, of which those in `mask` count.
 
-    The scalar register of `symbol` holds the first of them. `outer` names the locals that the loop
+    The scalar register of `symbol` holds the first value. `outer` names the locals that the loop
     accumulates into.
     """
 
@@ -41,7 +41,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class FragmentShape:
-    """A fragment's registers: every row is a sequence of vectors, (first column, lanes)."""
+    """The registers of a fragment: each row is a sequence of vectors, (first column, lanes)."""
 
     name: str
     rows: int
@@ -55,15 +55,16 @@ class FragmentShape:
 
 @dataclass
 class KernelState:
-    """The kernel that is being written. `indices` are loop indices: registers or known numbers.
+    """The kernel that is being written. `indices` are the loop indices, as registers or known
+    numbers.
 
     `constants` replaces the indices of unrolled loops in everything that is read. `locals` holds
-    local variables and fragment registers, by name; `element` gives fragments' elements in the
-    column at hand. `values` remembers the subexpressions of the statement at hand; `narrow` knows
-    the 16 bits that a float was made of. `special` writes the statements that a machine has its own
-    way for, and says whether it did. `streamed` are the buffers that this form of the
-    kernel may store to past the caches, `streaming` those that it does from here on.
-    `made_of_given` says where the results of `of_given` are.
+    local variables and fragment registers, by name; `element` gives a fragment's elements in the
+    current column. `values` remembers the subexpressions of the current statement; `narrow`
+    remembers the 16 bits from which a float was made. `special` writes the statements that a
+    machine has its own form for, and returns whether it did. `streamed` are the buffers that this
+    form of the kernel may store to past the caches, `streaming` those for which it does so from
+    here on. `made_of_given` says where the results of `of_given` are.
     """
 
     kernel: Kernel
@@ -88,15 +89,19 @@ class KernelState:
     made_of_given: dict[tuple[str, str], Pointer] = field(default_factory=dict)
 
     def hidden(self, index: Value) -> Value:
-        """A loop's next index, so that LLVM does not see how it grows: no instruction. Its loop
-        strength reduction gains nothing where addresses are known as far out as possible, takes a
-        fifth of its time, and ten times as long as all else where addresses are very many."""
+        """A loop's next index, in a form that hides from LLVM how it grows; this adds no
+        instruction.
+
+        LLVM's loop strength reduction gains nothing here, since addresses are computed as far out
+        as possible. It would take a fifth of LLVM's time, and with very many addresses ten times as
+        long as all the rest.
+        """
         return self.writer.here(f'call i64 asm "", "=r,0"(i64 {index.text})', i64)
 
     # Parameters
 
     def base(self, buffer: expr.Buffer) -> Pointer:
-        """Where a buffer's first element is."""
+        """The address of a buffer's first element."""
         found = self.arrays.get(buffer.name)
         if found is None:
             position = [b.name for b in self.kernel.buffers].index(buffer.name)
@@ -106,7 +111,7 @@ class KernelState:
         return found
 
     def fault_cell(self) -> str:
-        """The cell, behind the buffers, that tells of a failure."""
+        """The cell after the buffers to which a failure's code is written."""
         return self._parameter("buffers", "ptr", len(self.kernel.buffers))
 
     def dimension(self, name: str) -> Value:
@@ -117,11 +122,12 @@ class KernelState:
         return Value(self._parameter("dims", "i64", position), i64)
 
     def given(self, name: str) -> Value:
-        """The number that the launch gives by a dimension symbol."""
+        """The number that the launch gives in the place of a dimension symbol."""
         return self._number(Pointer("%dims", 0, 8 * self.kernel.symbols.index(name)), f32)
 
     def of_given(self, name: str, operation: str, kind: DType = f32) -> Value:
-        """What an LLVM operation makes of such a number, {}, when the kernel begins."""
+        """The result of an LLVM operation on such a number, which stands for {} in the operation's
+        text. It is computed when the kernel begins."""
         scalar = scalar_text(kind)
         key = (name, operation)
         if key not in self.made_of_given:
@@ -143,15 +149,15 @@ class KernelState:
         return self.writer.load(operation, _NUMBERS, kind, 1, place)
 
     def alignment(self, buffer: expr.Buffer, offset: Size, lanes: int) -> int:
-        """How many bytes surely divide the address of `lanes` neighbours from this offset on."""
+        """A number of bytes that divides the address of `lanes` neighbours from this offset on."""
         return buffer.dtype.bytes
 
     def kept_element(self, buffer: expr.Buffer) -> Value | None:
-        """The elements at hand of a local array that has no memory; None for one that has."""
+        """The current elements of a local array that has no memory; None for arrays that have."""
         return None
 
     def team_cells(self) -> str:
-        """The counters of the team's barriers, behind the fault cell."""
+        """The counters of the team's barriers, after the fault cell."""
         return self._parameter("buffers", "ptr", len(self.kernel.buffers) + 1)
 
     def _parameter(self, table: str, kind: str, position: int) -> str:
@@ -166,26 +172,26 @@ class KernelState:
         return known[key].text
 
     def sink(self) -> str:
-        """A cell that nobody reads, to write to in place of the fault cell."""
+        """A cell that is never read, to write to in place of the fault cell."""
         known = self.writer.scopes[0].known
         if "sink" not in known:
             known["sink"] = Value(self.stack(4, 4), i64)
         return known["sink"].text
 
     def stack(self, size: int, alignment: int) -> str:
-        """Memory of the function's own."""
+        """Memory on the function's stack."""
         name = self.writer.name()
         self.writer.entry.append(f"  {name} = alloca [{size} x i8], align {alignment}")
         return name
 
     def fault_code(self, message: str) -> int:
-        """The number that tells of this message: its place, from 1."""
+        """The code of a failure with this message: the message's position, counted from 1."""
         if message not in self.messages:
             self.messages.append(message)
         return self.messages.index(message) + 1
 
     def function(self, function: MathFunction) -> str:
-        """The symbol of a function that the module must contain."""
+        """The symbol of a function that the module then has to contain."""
         self.functions.setdefault(function.symbol, function)
         return function.symbol
 
@@ -219,7 +225,7 @@ class KernelState:
 
     @property
     def mask(self) -> Value | None:
-        """The lanes that count, or None for all."""
+        """The lanes that count; None for all."""
         return self.vectors.mask if self.vectors else None
 
     @contextmanager

@@ -1,6 +1,7 @@
-"""Stores: one element, neighbouring elements as a vector, or lanes to anywhere.
+"""Writes stores: of one element, of neighbouring elements as a vector, or of a vector's lanes to
+anywhere.
 
-What a guard or a mask forbids is not touched.
+Elements that a guard or a mask excludes are not written.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from bessemer.compiler.ir.types import boolean
 def store(
     indices: Indices, buffer: Buffer, offset: Size, value: Value, guard: Value | None
 ) -> None:
-    """Stores to an offset; lanes that the guard or the loop's mask forbids store nothing.
+    """Stores to an offset. Lanes that the guard or the loop's mask excludes store nothing.
 
-    A uniform guard is the caller's business. Lanes that store to one place do so in order.
+    A guard that is the same for all lanes is left to the caller. If several lanes store to the same
+    place, they do so in order.
     """
     state, stride, alignment = indices.state, indices.stride(offset), buffer.dtype.bytes
     w = state.writer
@@ -54,7 +56,7 @@ def _store_at(w: Writer, pointer: Pointer, raw: Value, alignment: int) -> None:
 
 
 def _store_under(w: Writer, pointer: Pointer, raw: Value, mask: Value, alignment: int) -> None:
-    """Stores those neighbours that the mask allows."""
+    """Stores the neighbours that the mask allows."""
     if mask == first_of(raw.lanes):
         # LLVM would store all four bytes of what was cut to one or two: for x86, its
         # reduceMaskedStoreToScalarStore does not know of masked stores that cut.

@@ -33,13 +33,14 @@ _SIGNATURE = "(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
 
 
 def streamed_buffers(kernel: Kernel) -> list[str]:
-    """The buffers that a kernel would like to store to past the caches."""
+    """The buffers that a kernel should store to past the caches, if it can."""
     found = (s.buffer.name for s in walk_loops.walk(kernel.body) if isinstance(s, loops.Stream))
     return list(dict.fromkeys(found))
 
 
 def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> bool:
-    """Whether a store of so many lanes from this offset on streams: all of it are whole lines."""
+    """Whether a store of this many lanes from this offset on goes past the caches; it must consist
+    of whole lines."""
     if buffer.name not in state.streaming or state.vectors is None:
         return False
     # All vector loops begin a vector at a multiple of its width.
@@ -49,24 +50,25 @@ def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> b
 
 
 def store(w: Writer, pointer: Pointer, value: Value) -> None:
-    """A streaming store of whole lines."""
+    """A store of whole cache lines past the caches."""
     w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {CACHE_LINE}, !nontemporal !0")
 
 
 def end(state: KernelState) -> None:
-    """Other threads see what this one has stored before anything that it does from here on."""
+    """Makes the stores past the caches visible to other threads before any later store of this
+    thread."""
     state.writer.declarations.add(f"declare void @{_FENCE}()")
     state.writer.line(f"call void @{_FENCE}()")
 
 
 def form_names(kernel: Kernel) -> tuple[str, str]:
-    """The functions that do and do not stream."""
+    """The names of the functions that do and do not store past the caches."""
     return f"{kernel.name}_streaming", f"{kernel.name}_usual"
 
 
 def chooser(kernel: Kernel, streamed: Sequence[str], last_cache: int) -> str:
-    """The kernel itself, which goes on to its forms: the usual one if those arrays do not begin at
-    lines."""
+    """The kernel's own function, which calls one of its forms: the usual one if those arrays do not
+    begin at cache lines."""
     names = [buffer.name for buffer in kernel.buffers]
     lines = [f"define internal void @{kernel.name}{_SIGNATURE} nounwind {{", "entry:"]
     together = "0"
@@ -118,12 +120,16 @@ def _calls(*calls: tuple[str, str, str]) -> list[str]:
 
 
 def _choice(kernel: Kernel, last_cache: int) -> list[str]:
-    """The branch to the form for this range: a thread alone streams all of it.
+    """The branch to the form for this range of items. A thread that runs alone stores everything
+    past the caches.
 
-    Arrays of 32 MiB in all, a cache of as many, two threads, layer norm, softmax and GELU, GB/s,
-    Zen 5 when two cores copy 200 GB/s: ordinary stores 140, 121, 145, past the caches 139, 145,
-    149, halves 159, 135, 152; when they copy 120: 84, 73, 112, so 82, 82, 83, so 111, 100, 120. Of
-    48 MiB: 69, 57, 81, so 110, 112, 101, so 83, 71, 88.
+    Measured on Zen 5 with arrays of 32 MiB in all, a cache of the same size, and two threads, in
+    GB/s for layer norm, softmax and GELU:
+
+        two cores copy        ordinary stores    past the caches    halves
+        200 GB/s              140, 121, 145      139, 145, 149      159, 135, 152
+        120 GB/s               84,  73, 112       82,  82,  83      111, 100, 120
+        arrays of 48 MiB       69,  57,  81      110, 112, 101       83,  71,  88
     """
     extent = kernel.parallel_extent
     sizes = [product(buffer.shape) * buffer.dtype.bytes for buffer in kernel.buffers]

@@ -1,11 +1,11 @@
-"""Vector loops: whole vectors first, then what is left.
+"""Writes vector loops: whole vectors first, then what is left.
 
     for i = 0, W, 2W, ...     W = lanes x interleave values at once, while as many are left
     for i = ...               lanes values at once (only if interleave > 1)
-    the rest                  the same body once more under a mask, where masks cost nothing;
-                              else one value at a time (a known rest: by halves, quarters, ...)
+    the rest                  the same body once more under a mask, if masks cost nothing; otherwise
+                              one value at a time (a known rest: by halves, quarters, ...)
 
-A local that is defined outside and accumulated inside has one partial result a lane, which are
+A local that is defined outside and accumulated inside has one partial result per lane. These are
 combined at the end, always in the same order.
 """
 
@@ -34,8 +34,8 @@ _MOST_LANES = 128
 
 @dataclass(frozen=True)
 class _Loop:
-    """A vector loop; `reductions` says how each carried local is combined, `skipping` which of them
-    may skip NaNs."""
+    """A vector loop. `reductions` says how each carried local is combined, `skipping` which of them
+    may ignore NaNs."""
 
     state: KernelState
     loop: For
@@ -73,7 +73,7 @@ class _Loop:
             self.emit_block(state, self.loop.body)
 
     def narrow(self, width: int) -> None:
-        """Combines the partial results until there are `width` of each."""
+        """Combines partial results until there are `width` of each."""
         for local, name in self.reductions.items():
             self.state.locals[local] = self.combined(local, name, width)
 
@@ -92,8 +92,8 @@ def emit(
     carried: Sequence[str],
     emit_block: Callable[[KernelState, Block], None],
 ) -> None:
-    """Writes a vector loop of `size` iterations, which are `extent` at run time; `carried` are the
-    outer locals that its body accumulates."""
+    """Writes a vector loop of `size` iterations; `extent` is that number in a register. `carried`
+    are the outer locals that its body accumulates."""
     lanes = loop.lanes or default_lanes(state, loop)
     if lanes & (lanes - 1) or loop.interleave & (loop.interleave - 1):
         raise InternalError(f"{lanes} lanes x {loop.interleave}: not powers of two")
@@ -159,7 +159,7 @@ def _multiple(state: KernelState, extent: Value, width: int) -> Value:
 
 
 def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
-    """How each of the locals that a vector loop accumulates is combined."""
+    """How each local that a vector loop accumulates is combined."""
     found: dict[str, str] = {}
     for statement in walk_loops.walk(body):
         match statement:
@@ -172,7 +172,7 @@ def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
 
 
 def _skipping(body: Block) -> frozenset[str]:
-    """The locals whose maximum or minimum may skip NaNs wherever the loop accumulates them."""
+    """The locals whose maximum or minimum may ignore NaNs wherever the loop accumulates them."""
     found = [s for s in walk_loops.walk(body) if isinstance(s, loops.Accumulate)]
     strict = {s.local for s in found if not s.may_skip_nan}
     return frozenset(s.local for s in found if s.local not in strict)
