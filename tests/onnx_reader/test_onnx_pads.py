@@ -35,7 +35,11 @@ def test_pads_of_every_axis_make_short_sizes(mode: str) -> None:
     (padded,) = read_onnx(model).outputs
     assert all(isinstance(size, Dim) and len(size.terms) == 1 for size in padded.type.shape)
     compiled = bessemer.compile(model, cache=False)
-    for pads in ((0, 0, 1, 1, 0, 2, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0), (0, 1, 2, 0, 0, 0, 1, 3)):
+    several = (
+        (0, 0, 1, 1, 0, 2, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0), (0, 1, 2, 0, 0, 0, 1, 3),
+        (0, -1, 1, 2, 0, 1, -1, -1),
+    )  # fmt: skip
+    for pads in several:
         feed = {"x": floats(1, 3, 4, 5), "p": np.array(pads)}
         np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])
 

@@ -15,8 +15,8 @@ from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, require_elem
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
 
-_TERMS = 3
-"""Of a padded size: what is padded, and a number of elements at each end."""
+_TERMS = 2
+"""Of a padded size: what is padded, and the number of elements at both ends."""
 
 
 @rule("Transpose")
@@ -217,13 +217,9 @@ def read_pad(context: NodeContext) -> Value:
         context.unsupported(f"mode = {mode}")
     if x.type.dtype.is_integer or x.type.dtype == boolean:
         value = int(value)
-    if mode == "wrap":
+    if mode != "constant":
         # What is repeated is what has been left.
-        below = [[dims.minimum(one, 0) for one in side] for side in (low, high)]
-        if any(one != 0 for side in below for one in side):
-            cut = {"low": tuple(below[0]), "high": tuple(below[1])}
-            x = context.apply("pad", x, **cut, mode="constant", value=0)
-            low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
+        x, low, high = _cut_off(context, x, low, high)
     high = _with_short_sums(context, x.type.shape, low, high)
     around = {"low": tuple(low), "high": tuple(high), "mode": mode}
     padded = context.apply("pad", x, **around, value=value)
@@ -235,6 +231,28 @@ def read_pad(context: NodeContext) -> Value:
         filling = context.reshape(filling, (1,) * rank)
         return context.elementwise("select", inside, padded, filling)
     return padded
+
+
+def _cut_off(
+    context: NodeContext, x: Value, low: Sequence[Size], high: Sequence[Size]
+) -> tuple[Value, list[Size], list[Size]]:
+    """x without what pads below 0 take away, and the pads that are left. Sizes that only the run
+    knows are symbols: rows are cut at borders that are not negative."""
+    starts = [dims.maximum(-1 * before, 0) for before in low]
+    ends = [dims.maximum(-1 * after, 0) for after in high]
+    low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
+    if not any(one != 0 for one in (*starts, *ends)):
+        return x, low, high
+    shape = [size - s - e for size, s, e in zip(x.type.shape, starts, ends, strict=True)]
+    both = zip(starts, ends, strict=True)
+    free = [axis for axis, pair in enumerate(both) if not all(isinstance(n, int) for n in pair)]
+    if free:
+        named = context.builder.name_sizes([shape[axis] for axis in free], "left_")
+        for axis, size in zip(free, named, strict=True):
+            shape[axis] = size
+    steps = (1,) * len(shape)
+    x = context.apply("slice", x, starts=tuple(starts), shape=tuple(shape), steps=steps)
+    return x, low, high
 
 
 def _with_short_sums(
