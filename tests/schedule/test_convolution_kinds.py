@@ -228,6 +228,20 @@ def test_products_of_bytes_with_padding_are_left_out(channels: int, spread: int)
     np.testing.assert_array_equal(found, wanted.transpose(0, 3, 1, 2))
 
 
+def test_regions_may_see_one_tap_of_the_innermost_axis() -> None:
+    """Of one channel, that tap is no axis: the taps along the other axis are apart all the same."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[1, 1, 15, 15] x) => (int32[1, 3, 15, 15] y) {
+            y = ConvInteger<dilations = [12, 12], pads = [12, 12, 12, 12]>(x, k)
+        }"""
+    model, r = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = r.integers(-128, 128, (3, 1, 3, 3)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    x = r.integers(0, 256, (1, 1, 15, 15)).astype(np.uint8)
+    (theirs,) = expected(model, {"x": x})
+    np.testing.assert_array_equal(bessemer.compile(model).run([x])[0], theirs)
+
+
 @pytest.mark.parametrize("groups", [1, 16])
 def test_sums_return_to_planes_as_bytes(groups: int) -> None:
     """A convolution's kernel stores bytes, which another one moves."""

@@ -380,7 +380,9 @@ def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
             merged[-1] = replace(axis, extent=merged[-1].extent * axis.extent)
         else:
             merged.append(axis)
-    return tuple(merged) or (DepthAxis(1, 1),)
+    if not merged or merged[-1].steps is not None:
+        merged.append(DepthAxis(1, 1))  # a run's steps follow each other
+    return tuple(merged)
 
 
 def steps_of(axes: Sequence[DepthAxis], group: int) -> Size:
