@@ -1,4 +1,4 @@
-"""What a value is known to be at compile time, in the smallest shape that says it.
+"""Finds out what a value is at compile time, as the smallest array that says it.
 
 constant c : f32[64]                     c
 full(shape=(batch, 64), value=0.5)       0.5, without axes
@@ -39,12 +39,12 @@ def known(rewriter: GraphRewriter, value: Value) -> Array | None:
 
 
 def uniform(rewriter: GraphRewriter, value: Value) -> float | int | bool | None:
-    """The number that all elements of a value are; None if they differ or are not known."""
+    """The number that all elements of a value equal; None if they differ or are not known."""
     return uniform_number(known(rewriter, value))
 
 
 def uniform_number(array: Array | None) -> float | int | bool | None:
-    """The number that all elements are, None if they differ, are NaN or there are none."""
+    """The number that all elements equal; None if they differ, are NaN, or there are none."""
     if array is None or not 0 < array.size <= UNIFORM_LIMIT:
         return None
     first = array.reshape(-1)[0]

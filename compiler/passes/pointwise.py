@@ -1,4 +1,5 @@
-"""Which operators are pointwise: an element depends on the elements at the same place only."""
+"""Says which operators are pointwise: each element depends only on the elements at the same
+place."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ _NOTHING = (
 
 
 def grow_in_place(graph: Graph) -> tuple[Graph, tuple[Room, ...]]:
-    """The graph whose inputs and outputs are the arrays with room, and which these are.
+    """The graph whose inputs and outputs are arrays with room, and a description of these.
 
-    Raises CompileError where there are none.
+    Raises CompileError if there are no such arrays.
     """
     graph = join_stacked_caches(graph)
     joins = _joins(graph)
@@ -50,7 +50,7 @@ def grow_in_place(graph: Graph) -> tuple[Graph, tuple[Room, ...]]:
 
 
 def with_rooms(program: Program, rooms: tuple[Room, ...]) -> Program:
-    """The program that knows its arrays with room, and refuses too little of it."""
+    """The program with its arrays with room, which fails if there is too little room."""
     required = dict(program.required)
     for room in rooms:
         left = symbol(room.symbol) - room.after
@@ -59,7 +59,8 @@ def with_rooms(program: Program, rooms: tuple[Room, ...]) -> Program:
 
 
 def _joins(graph: Graph) -> dict[int, Node]:
-    """The nodes that put something behind an input, by the positions of the outputs they make."""
+    """The nodes that append something to an input, by the positions of the outputs that they
+    compute."""
     producers = graph.producers()
     plain = {symbol(name) for name in graph.symbols}
     found: dict[int, Node] = {}
@@ -78,8 +79,8 @@ def _joins(graph: Graph) -> dict[int, Node]:
 
 
 def _readers_later(graph: Graph, joins: Collection[Node]) -> Graph:
-    """The graph where what reads an input comes behind the node that joins something to it, if the
-    node does not need it: it can read the array that has been written."""
+    """The graph in which readers of an input come after the node that appends to it, unless that
+    node needs them: they can then read the array after it has been written."""
     users = graph.users()
     waits: dict[Node, list[Node]] = {}
     for join in joins:
@@ -91,7 +92,7 @@ def _readers_later(graph: Graph, joins: Collection[Node]) -> Graph:
 
 
 class _Growth:
-    """A graph being rebuilt around arrays with room."""
+    """A graph that is being rebuilt around arrays with room."""
 
     def __init__(self, graph: Graph) -> None:
         self.before = graph
@@ -102,7 +103,7 @@ class _Growth:
         self._names: dict[tuple[Size, Size], str] = {}
 
     def add_room(self, position: int, node: Node) -> Room:
-        """Lets a larger array stand for the node's first input."""
+        """Puts a larger array in the place of the node's first input."""
         past, axis = node.inputs[0], node.attributes["axis"]
         sizes = past.type.shape[axis], node.output.type.shape[axis]
         name = self._name(*sizes)
@@ -127,8 +128,8 @@ class _Growth:
         return replace(made, inputs=tuple(self.inputs), outputs=found, symbols=tuple(self.symbols))
 
     def _write(self, node: Node) -> Value:
-        """The array with what the node puts behind its first input; parts of it stand for both, so
-        that nothing else reads the array as it was."""
+        """Writes what the node appends into the array. Parts of the written array replace both the
+        node's output and its first input, so that nothing else reads the array as it was."""
         rewriter, axis = self.rewriter, node.attributes["axis"]
         rewriter.sources = node.sources
         array = self.arrays[node]
@@ -141,15 +142,16 @@ class _Growth:
         return written
 
     def _cut(self, array: Value, used: Value) -> Value:
-        """The part of an array that is in use."""
+        """The part of an array that is in use, as a value like `used`."""
         rank = array.type.rank
         return self.rewriter.emit(
             "slice", array, starts=(0,) * rank, shape=used.type.shape, steps=(1,) * rank
         )
 
     def _name(self, before: Size, after: Size) -> str:
-        """The symbol for the places of arrays of which so many are in use, before a run and
-        after it: what is room enough for one of them is for the others."""
+        """The symbol for the number of places of arrays that use `before` places before a run and
+        `after` after it. Such arrays share one symbol, because room enough for one is enough for
+        the others."""
         if (before, after) not in self._names:
             (used,) = symbol_names(before)
             name = f"{used}_room"
@@ -161,7 +163,7 @@ class _Growth:
 
 
 def _written(rewriter: GraphRewriter, array: Value, update: Value, axis: int, used: Size) -> Value:
-    """The array with the update behind its first `used` places along an axis."""
+    """The array with the update written after its first `used` places along an axis."""
     first = rewriter.emit("sizes", sizes=(used,))
     if axis:
         places = rewriter.emit("broadcast_to", first, shape=array.type.shape[:1])

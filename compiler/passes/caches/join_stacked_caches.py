@@ -1,4 +1,5 @@
-"""Makes one joint of caches that lie in one array, so that it can be given room (grow_in_place.py).
+"""Makes one concat for caches that are parts of one array, so that this can be given room
+(grow_in_place.py).
 
     keys = concat(past[0], k)       past [2,b,h,n,d], k [b,h,m,d]
     values = concat(past[1], v)
@@ -10,7 +11,7 @@ becomes
     keys = present[0]
     values = present[1]
 
-where neither k nor v is computed from keys or values. Keys may be turned in between.
+if neither k nor v is computed from keys or values. Keys may be transposed in between.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _Producers = Mapping[Value, Node]
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A concat behind one part of a cache, whose axes are `turned` for it."""
+    """A concat that appends to one part of a cache, whose axes have been permuted by `turned`
+    before."""
 
     node: Node
     turned: tuple[int, ...]
@@ -41,7 +43,7 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
-    """The parts of `past`, in order, and the node that stacks what continues them."""
+    """The parts of `past`, in order, and the node that stacks the results."""
 
     past: Value
     node: Node
@@ -49,7 +51,7 @@ class _Stack:
 
 
 def join_stacked_caches(graph: Graph) -> Graph:
-    """The graph with one concat for each output that stacks what continues an input's parts."""
+    """The graph with one concat for each output that stacks the continued parts of an input."""
     producers = graph.producers()
     stacks: list[_Stack] = []
     order = graph
@@ -82,7 +84,8 @@ def _stack_at(node: Node, graph: Graph, producers: _Producers) -> _Stack | None:
 def _part_at(
     value: Value, place: int, graph: Graph, producers: _Producers
 ) -> tuple[Value, _Part] | None:
-    """What an entry of a stack continues, if it is the part of an input at this place."""
+    """The input that an entry of a stack continues, if the entry continues that input's part number
+    `place`; else None."""
     inner, back = _turned(_reshaped_in_front(value, producers), producers)
     node = producers.get(inner)
     if node is None or node.operator.name != "concat":
@@ -104,7 +107,8 @@ def _part_at(
 
 
 def _reshaped_in_front(value: Value, producers: _Producers) -> Value:
-    """What a value is but for an axis of size 1 in front, that one of both has."""
+    """The value before a reshape that only adds or removes a leading axis of size 1; else the value
+    itself."""
     node = producers.get(value)
     if node is None or node.operator.name != "reshape":
         return value
@@ -121,7 +125,8 @@ def _turned(value: Value, producers: _Producers) -> tuple[Value, tuple[int, ...]
 
 
 def _waits(stacks: Sequence[_Stack], producers: _Producers) -> dict[Node, list[Node]]:
-    """Each concat waits for what is new in all of its stack."""
+    """For each concat, the nodes that compute what is appended in its whole stack; it must wait for
+    these."""
     found: dict[Node, list[Node]] = {}
     for stack in stacks:
         new = [value for part in stack.parts for value in part.node.inputs[1:]]
@@ -146,7 +151,7 @@ def _with_joints(graph: Graph, stacks: Sequence[_Stack]) -> Graph:
 
 
 def _joined(rewriter: GraphRewriter, stack: _Stack) -> Value:
-    """The past with what is new; parts of it stand for the concats."""
+    """The past with everything that is appended. Parts of it replace the concats."""
     axis = stack.parts[0].axis
     rewriter.sources = tuple(
         dict.fromkeys(source for part in stack.parts for source in part.node.sources)
@@ -168,7 +173,7 @@ def _joined(rewriter: GraphRewriter, stack: _Stack) -> Value:
 
 
 def _new(rewriter: GraphRewriter, part: _Part) -> Value:
-    """What a part grows by, as an entry of the stack."""
+    """What is appended to a part, as an entry of the stack."""
     _, *new = (rewriter.now(value) for value in part.node.inputs)
     axis = part.node.attributes["axis"]
     update = new[0] if len(new) == 1 else rewriter.emit("concat", *new, axis=axis)

@@ -1,13 +1,14 @@
-"""Convolves planes where the groups of a convolution have one output channel each, or there are few
-groups of one input channel.
+"""Computes convolutions plane by plane (channels first), if their groups have one output channel
+each, or there are few groups of one input channel.
 
     conv(x : [n,h,w,c], w : [kh,kw,c/g,g], groups=g)
 becomes
     plane_conv(transpose(x) : [n,c,h,w], transpose(w) : [g,c/g,kh,kw]) -> transpose
 
-A group's sums are no product of matrices: one column. Nor do neighbouring channels of the output
-read neighbouring ones of the input, or few of them do. Neighbouring pixels do, and most such
-networks keep planes anyway: the transposes cancel.
+The sums of such a group are a product with a single column, which register tiles cannot compute
+well. Vectors of output channels do not work well either, because neighbouring output channels read
+few neighbouring input channels, or none. Neighbouring pixels do read neighbours, and most such
+networks keep their values in planes anyway, so that the transposes cancel.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MOST_TAPS = 9
 
 
 def convolve_planes(graph: Graph) -> Graph:
-    """The same network with such convolutions plane by plane."""
+    """The same network with such convolutions computed plane by plane."""
     return rewrite_graph(graph, _rule)
 
 
@@ -72,7 +73,8 @@ def _has_columns(rewriter: GraphRewriter, node: Node) -> bool:
 
 
 def _fewest_columns(groups: int, channels: int, taps: int) -> float:
-    """Pixels of a row for which groups of one output channel and several of input are planes."""
+    """The least number of pixels in a row for which groups with one output channel and several
+    input channels are computed plane by plane."""
     fills = groups % LANES == 0
     if channels > SHORT_SUM:
         return FEWEST_OF_SHORT_SUMS if fills else FEWEST_COLUMNS
@@ -81,6 +83,6 @@ def _fewest_columns(groups: int, channels: int, taps: int) -> float:
 
 
 def _reads_planes(rewriter: GraphRewriter, node: Node) -> bool:
-    """Whether the input lies in planes for certain: a transposed input of the network."""
+    """Whether the input surely lies in planes: it is a transposed input of the network."""
     moved = rewriter.producer(node.inputs[0], "transpose")
     return moved is not None and rewriter.producer(moved.inputs[0]) is None

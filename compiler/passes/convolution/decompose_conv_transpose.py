@@ -1,17 +1,17 @@
-"""Makes ordinary convolutions, or matrix products, of transposed convolutions.
+"""Replaces transposed convolutions by ordinary convolutions, or by matrix products.
 
-Output position s*j + p of a transposed convolution with stride s only meets the taps k = p + s*t.
-So each phase p is a convolution of the input with every s-th tap (transposed_phases.py). Where a
-stride divides its kernel, and a phase has too few outputs to fill vectors, all phases together are
-one convolution, which computes a few positions too many:
+Output position s*j + p of a transposed convolution with stride s is reached only from the taps k =
+p + s*t. So each phase p is a convolution of the input with every s-th tap (transposed_phases.py).
+If a stride divides its kernel's size, and a phase has too few outputs to fill vectors, all phases
+together are one convolution, which computes a few positions too many:
 
     conv_transpose(x, w, stride s)
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-An input of one pixel meets every tap once: that is a matrix product. One of no pixels leaves zeros.
-(Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
-arXiv 1609.07009.)
+For an input of one pixel each tap gives one output pixel: that is a matrix product. An input
+without pixels gives zeros. (Shi et al. 2016, "Is the deconvolution layer the same as a
+convolutional layer?", arXiv 1609.07009.)
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _is_less_as_one(node: Node, taps: Sequence[int]) -> bool:
-    """Whether one convolution that computes all phases multiplies less than one for each of them,
-    with columns that are no part of an output counted in."""
+    """Whether one convolution for all phases takes fewer multiplications than one for each phase.
+    Columns that are computed but belong to no output are counted."""
     outputs = node.inputs[1].type.shape[-2]
     if not isinstance(outputs, int):
         return False
@@ -74,12 +74,12 @@ def _is_less_as_one(node: Node, taps: Sequence[int]) -> bool:
 
 
 def _has_numbers(node: Node) -> bool:
-    """Whether the padding is known, on which it depends which taps a phase meets."""
+    """Whether the padding is known, which decides the taps of each phase."""
     return all(isinstance(size, int) for size in node.attributes["low"])
 
 
 def _as_product(rewriter: GraphRewriter, node: Node, kernel: Sequence[int]) -> Value:
-    """[n, c] x [c, (taps, o)]: every output position is one tap."""
+    """[n, c] x [c, (taps, o)]: each output position has one tap."""
     x, w = node.inputs
     batch, channels = x.type.shape[0], x.type.shape[-1]
     outputs = w.type.shape[-2]
@@ -145,7 +145,7 @@ def _interleaved(rewriter: GraphRewriter, y: Value, outputs: Size, strides: Sequ
 
 
 def _cropped(rewriter: GraphRewriter, y: Value, node: Node) -> Value:
-    """Cut (or, with output padding, extended by zeros) to the output's size."""
+    """The value cut to the output's size or, with output padding, extended by zeros."""
     low = tuple(-size for size in node.attributes["low"])
     wanted, there = node.output.type.shape[1:-1], y.type.shape[1:-1]
     high = tuple(w - h - a for w, h, a in zip(wanted, there, low, strict=True))

@@ -1,14 +1,16 @@
-"""Widens the windows of first layers: a row of taps becomes whole rows of a matrix unit's tiles.
+"""Widens the windows of first layers, so that a row of taps fills whole rows of a matrix unit's
+tiles.
 
     %2 = transpose(%1) : bf16[1,230,230,3]
     %3 = conv(%2, w : bf16[7,7,3,64], strides=(2, 2))
 becomes
     %4 = pad(%2) : bf16[1,230,231,4]
-    %3 = conv(%4, w' : bf16[7,8,4,64], strides=(2, 2))          w' is w with zeros behind it
+    %3 = conv(%4, w' : bf16[7,8,4,64], strides=(2, 2))          w' is w with zeros appended
 
-A tile's row is 32 neighbours of what a product reads. A window of seven pixels of three channels
-has 21, which no tile can read alone: behind them are pixels that the window does not see. With a
-fourth channel and an eighth pixel, whose weights are zeros, it has 32.
+The row of a tile is 32 neighbouring numbers of the left operand. A window of seven pixels with
+three channels has 21 in a row. A tile cannot load just these, since the numbers after them are
+pixels outside of the window. With a fourth channel and an eighth pixel, whose weights are zeros,
+the row has 32.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _is_first_layer(node: Node) -> bool:
-    """Whether few channels of many pixels become many, by wide windows."""
+    """Whether a convolution with wide windows turns few channels of many pixels into many
+    channels."""
     if node.operator.name != "conv" or node.attributes["groups"] != 1:
         return False
     x, w = node.inputs
@@ -78,7 +81,8 @@ def _is_first_layer(node: Node) -> bool:
 def _unpadded(
     rewriter: GraphRewriter, x: Value
 ) -> tuple[Value, tuple[dims.Size, ...], tuple[dims.Size, ...]]:
-    """What x is with zeros around it: of an image that was padded plane by plane, the image."""
+    """x without the zeros around it, and these zeros' widths (low, high). For an image that was
+    padded plane by plane, the image before that."""
     none: tuple[dims.Size, ...] = (0,) * x.type.rank
     transpose = rewriter.producer(x, "transpose")
     pad = rewriter.producer(transpose.inputs[0], "pad") if transpose else None

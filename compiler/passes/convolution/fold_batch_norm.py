@@ -1,13 +1,14 @@
-"""Folds scales and shifts by channel into the weights before them: what batch norm is in inference.
+"""Folds scales and shifts by channel into the weights of the operator before them. In inference, a
+batch norm consists of such a scale and shift.
 
     %2 = conv(%1, w)
-    %3 = mul(%2, scale)      (scale, shift: one number a channel, or one for all)
+    %3 = mul(%2, scale)      (scale, shift: one number per channel, or one for all)
     %4 = add(%3, shift)                      becomes    %2 = conv(%1, w * scale)
                                                         %4 = add(%2, shift)
 
-Transposes in between stay where they are. Only where nobody else reads the values in between or the
-weights. Products and sums in any order and number become one product (in the weights) and one sum;
-a sum alone stays as it is, and so do weights that multiply quantized numbers.
+Transposes in between stay where they are. The pass only applies if nothing else reads the values in
+between or the weights. Any number of products and sums in any order become one product (in the
+weights) and one sum. A sum alone stays as it is, and so do weights that multiply quantized numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SCALES_AND_SHIFTS = ("add", "sub", "mul", "div")
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
-    """A contraction and the steps after it, which make output * scale + shift by channel."""
+    """A contraction, and the steps after it, which compute output * scale + shift by channel."""
 
     contraction: Node
     steps: tuple[Node, ...]
@@ -38,7 +39,7 @@ class _Chain:
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """The graph with every such chain folded, also inside regions."""
+    """The graph with each such chain folded, also inside of regions."""
     chains = _find_chains(graph)
     firsts = {chain.contraction: chain for chain in chains}
     lasts = {chain.steps[-1]: chain for chain in chains}
@@ -138,8 +139,8 @@ class _Search:
         return _Chain(node, tuple(steps), tuple(operands), last_axis, scale, shift)
 
     def is_whole(self, value: Value) -> bool:
-        """Whether a float tensor holds 8-bit integers: sums of their products are exact, and stay
-        so only while the weights are whole numbers too."""
+        """Whether a float tensor holds 8-bit integers. Sums of their products are exact, and stay
+        so only if the weights stay whole numbers."""
         node = self.producers.get(value)
         if node is not None and node.operator.name in ("add", "sub"):
             node = self.producers.get(node.inputs[0])
@@ -156,7 +157,7 @@ class _Search:
     def step(
         self, node: Node, value: Value, axis: int, scale: Array, shift: Array
     ) -> tuple[Array, Array] | None:
-        """Scale and shift after a further node; None if it is neither of them."""
+        """The scale and shift after one more node; None if the node is neither."""
         if node.operator.name not in SCALES_AND_SHIFTS:
             return None
         is_left = node.inputs[0] is value
@@ -176,7 +177,7 @@ class _Search:
                 return None
 
     def by_channel(self, value: Value, axis: int, count: int) -> Array | None:
-        """A known value as one float64 a channel, if it differs along that axis only."""
+        """A known value as one float64 per channel, if it differs along that axis only."""
         array = known_array(value, self.constants, self.producers.get)
         if array is None:
             return None

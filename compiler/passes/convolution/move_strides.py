@@ -1,16 +1,17 @@
-"""Moves strides back to what produces a value, so that nothing is computed that nobody reads.
+"""Moves strides back to the nodes that compute a value, so that elements that nothing reads are not
+computed.
 
     conv 3x3 -> relu -> conv 1x1 -> add -> conv 1x1, strides (2, 2)
     becomes
     conv 3x3, strides (2, 2) -> relu -> conv 1x1 -> add -> conv 1x1
 
-A convolution or a pool whose window is one pixel reads every second pixel, as a slice may. If that
-is so for all readers of a value, only those pixels are computed, by a convolution or a pool of that
-stride; pointwise operators and views in between pass the steps on. What else they read is a slice:
-the shortcut around a stage's last block, of which other convolutions read every pixel.
+A convolution or pool whose window is one pixel reads, for example, every second pixel; so may a
+slice. If all readers of a value do, a convolution or pool with that stride computes only these
+pixels. Pointwise operators and views in between pass the steps on. Their other operands are sliced,
+such as the shortcut around a stage's last block, of which other convolutions read every pixel.
 
-Steps are entries for each axis of a value: a reader that takes places 0, s, 2 * s ... needs steps
-of s. A value is needed in steps of the greatest common divisor of its readers'.
+The steps of a value are one number per axis: a reader that takes places 0, s, 2 * s ... needs steps
+of s. A value is needed in steps of the greatest common divisor of its readers' steps.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _WINDOWS = ("conv", "max_pool", "average_pool")
 
 
 def move_strides(graph: Graph) -> Graph:
-    """The graph without what is computed for nobody; the same one if there is no such thing."""
+    """The graph without elements that nothing reads; the same object if there are none."""
     live = remove_dead(graph)
     needed = _needed(live)
     if not any(_gains(node, needed[node.output]) for node in live.nodes if _is_window(node)):
@@ -55,7 +56,7 @@ def _ones(value: Value) -> Steps:
 
 
 def _in_steps(size: Size, step: int) -> Size:
-    """How many places there are: 0, step, 2 * step ..."""
+    """The number of places 0, step, 2 * step, ... below `size`."""
     return size if step == 1 else floordiv(size + step - 1, step)
 
 
@@ -64,8 +65,8 @@ def _gains(node: Node, needed: Steps) -> bool:
 
 
 def _steps_of_window(node: Node, needed: Steps) -> Steps:
-    """The steps in which a convolution or pool is computed. Where sizes have symbols, those that
-    give the shape that a slice has, as far as can be told."""
+    """The steps in which a convolution or pool is computed. With symbolic sizes, these are only the
+    steps for which the output surely has the shape of a slice."""
     steps = list(_ones(node.output))
     window = _window(node)
     for axis, (size, step) in enumerate(zip(node.inputs[0].type.shape[1:-1], needed[1:-1])):
@@ -80,7 +81,7 @@ def _steps_of_window(node: Node, needed: Steps) -> Steps:
 
 
 def _needed(graph: Graph) -> dict[Value, Steps]:
-    """The steps in which each value is read; zeros for what nobody reads."""
+    """The steps in which each value is read; 1 for values that nothing reads."""
     needed = {value: (0,) * value.type.rank for node in graph.nodes for value in node.outputs}
 
     def read(value: Value, steps: Sequence[int]) -> None:
@@ -183,14 +184,14 @@ class _Application:
             return _steps_of_window(node, needed)
         if node.operator.name != "slice" and not _passes_on(node):
             return _ones(node.output)
-        # Where no operand gets smaller, nothing is gained by a slice of what a kernel writes.
+        # If no operand gets smaller, slicing what a kernel writes gains nothing.
         given = [self.stored[v][1] for v in node.inputs if v in self.stored]
         order = node.attributes.get("permutation", range(len(needed)))
         smaller = [any(steps[axis] > 1 for steps in given) for axis in order]
         return tuple(step if found else 1 for step, found in zip(needed, smaller))
 
     def _taken(self, node: Node, position: int, steps: Steps) -> Steps:
-        """The steps in which the new node wants an operand."""
+        """The steps in which the new node reads an operand."""
         operand = node.inputs[position]
         if _is_window(node) or node.operator.name == "slice":
             return self.stored[operand][1] if operand in self.stored else _ones(operand)
@@ -215,7 +216,7 @@ class _Application:
         }
 
     def _obtain(self, value: Value, steps: Steps) -> Value:
-        """What is at every step of a value of the old graph."""
+        """The elements of a value of the old graph at these steps, as a value of the new graph."""
         new, own = self.stored.get(value, (self.rewriter.now(value), _ones(value)))
         if steps == own:
             return new

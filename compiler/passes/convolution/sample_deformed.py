@@ -1,4 +1,5 @@
-"""Makes matrix products of deformable convolutions: every tap is read once, not for every feature.
+"""Replaces deformable convolutions by matrix products, so that every tap is read once, and not once
+for every output channel.
 
     deform_conv(x, w, offsets, mask)
 becomes
@@ -16,7 +17,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
 
 def sample_deformed(graph: Graph) -> Graph:
-    """The same network without deformable convolutions of known kernels."""
+    """The same network without deformable convolutions whose kernel sizes are known."""
     return rewrite_graph(graph, _rule)
 
 

@@ -1,17 +1,17 @@
-"""Puts padding where the kernels of convolutions want it.
+"""Makes padding explicit, or puts it inside, as the kernels of convolutions need it.
 
     conv(x, w, low, high)             becomes      conv(pad(x), w), or conv(slice(x), w)
     conv(exchanged(x), dy, low, high)              conv(exchanged(pad(x)), dy)
     depthwise(pad(x), w)              becomes      depthwise(x, w, low, high), of a cast too
     pad(transpose(x)), few channels   becomes      transpose(pad(x))
 
-A tiled convolution reads its input without asking where the border is; the padded copy is made by
-whatever kernel produced the input, or by one of its own. Depthwise convolutions leave the border
-out by themselves. An image whose few channels lie in planes is padded plane by plane, which copies
-rows: the first convolution of a network reads it through the transpose.
+The kernel of a tiled convolution reads its input without checking for the border. The padded copy
+is written by the kernel that computes the input, or by one of its own. Depthwise convolutions leave
+out the border themselves. An image whose few channels lie in planes is padded plane by plane, which
+copies rows; the first convolution of a network reads it through the transpose.
 
-The gradient of a weight is a convolution of the input, samples and channels exchanged. It reads the
-copy that was made for the way forward, of which it may see fewer rows.
+The gradient of a weight is a convolution of the input, with samples and channels exchanged. It
+reads the copy that was made in the forward half, of which it may read fewer rows.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _size_between(x: Value, low: Sequence[Size], high: Sequence[Size]) -> tuple[
 
 
 def _cropped(rewriter: GraphRewriter, x: Value, low: Sequence[Size], high: Sequence[Size]) -> Value:
-    """What is left of x where the padding is negative: a view."""
+    """What is left of x if the padding is negative, as a view."""
     starts, steps = tuple(-size for size in low), tuple(1 for _ in low)
     shape = _size_between(x, low, high)
     return rewriter.emit("slice", x, starts=starts, shape=shape, steps=steps)
@@ -71,7 +71,7 @@ def _cropped(rewriter: GraphRewriter, x: Value, low: Sequence[Size], high: Seque
 def _padded(
     pads: _Pads, rewriter: GraphRewriter, x: Value, low: tuple[Size, ...], high: tuple[Size, ...]
 ) -> Value:
-    """x with zeros around it; a part of a copy that is there, or a new one."""
+    """x with zeros around it: a part of an existing copy, or a new one."""
     transposed = rewriter.producer(x, "transpose")
     if transposed is not None and _is_seen_through(transposed):
         order = transposed.attributes["permutation"]
@@ -96,8 +96,8 @@ def _padded(
 
 
 def _is_seen_through(transpose: Node) -> bool:
-    """Whether a convolution reads a padded input through this transpose: one that exchanges samples
-    and channels, or that puts few channels behind their pixels."""
+    """Whether a convolution reads a padded input through this transpose. It must exchange samples
+    and channels, or move few channels behind their pixels."""
     permutation = transpose.attributes["permutation"]
     last = len(permutation) - 1
     if permutation == (last, *range(1, last), 0):
@@ -108,7 +108,8 @@ def _is_seen_through(transpose: Node) -> bool:
 
 
 def _moves_planes(transpose: Node) -> bool:
-    """Whether few channels that lie in planes, wherever among the axes, go behind their pixels."""
+    """Whether a transpose moves few channels, whose planes may be on any axis, behind their
+    pixels."""
     permutation, shape = transpose.attributes["permutation"], transpose.output.type.shape
     rows_stay = len(permutation) >= 3 and permutation[-2] == len(permutation) - 1
     return rows_stay and permutation[0] == 0 and _is_few(shape[-1])
@@ -119,7 +120,7 @@ def _is_few(channels: Size) -> bool:
 
 
 def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    """A depthwise convolution that pads what it reads itself."""
+    """A depthwise convolution that pads its input itself."""
     x, w = node.inputs
     cast = rewriter.producer(x, "cast")
     pad = rewriter.producer(x if cast is None else cast.inputs[0], "pad")
@@ -142,7 +143,8 @@ def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | N
 
 
 def _padded_planes(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    """The pad of an image whose channels were moved behind its pixels, done before the move."""
+    """The pad of an image whose channels have been moved behind its pixels, done before that
+    move."""
     transpose = rewriter.producer(node.inputs[0], "transpose")
     if transpose is None or not _moves_planes(transpose):
         return None

@@ -1,16 +1,16 @@
-"""A transposed convolution as one convolution for each phase of its output, nothing multiplied by
-zero.
+"""Computes a transposed convolution as one convolution for each phase of its output, so that
+nothing is multiplied by zero.
 
-With stride s, output r + s*j (phase r) meets the taps k with (r + low - k) divisible by s only, the
-last of them at input j + e. So phase r is a convolution of x, padded to where its first window
-begins, with every s-th tap, the last one first:
+With stride s, output r + s*j (phase r) is reached only from the taps k for which (r + low - k) is
+divisible by s; the last of them reads input j + e. So phase r is a convolution of x, padded to
+where its first window begins, with every s-th tap, the last one first:
 
     conv_transpose(x, w, stride 2) = interleave(conv(x, w[1::2]), conv(x, w[0::2]))
 
-A phase without taps is zero: that of a window of one pixel has a single phase, a matrix product.
-With stride 1 there is one phase, and no interleaving. Taps that are a dilation d apart meet phase r
-where (r + low - k*d) is divisible by s: from a first one on every s/g-th, d/g inputs apart, with g
-the greatest common divisor of s and d.
+A phase without taps is zero. With a window of one pixel only one phase has taps, and it is a matrix
+product. With stride 1 there is one phase, and nothing to interleave. Taps with a dilation d reach
+phase r if (r + low - k*d) is divisible by s: from a first one on every s/g-th, d/g inputs apart,
+where g is the greatest common divisor of s and d.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 
 @dataclass(frozen=True)
 class _AxisPhase:
-    """A phase along one axis: `taps` of them from `first` on, every `step`-th, which see inputs so
-    far `apart`; so many `positions`, and how the input is padded (or cropped, below zero)."""
+    """A phase along one axis: `taps` taps from `first` on, every `step`-th, which read inputs
+    `apart` places apart. It has `positions` outputs, and its input is padded by `low` and `high`
+    (or cropped, if these are negative)."""
 
     first: int
     step: int
@@ -45,7 +46,7 @@ class _AxisPhase:
 
 
 def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
-    """The convolutions, interleaved."""
+    """The convolutions of all phases, interleaved."""
     strides: tuple[int, ...] = node.attributes["strides"]
     axes = [_axis_phases(node, axis) for axis in range(len(strides))]
     x = node.inputs[0]
@@ -58,7 +59,8 @@ def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
 
 
 def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
-    """Every phase has as many positions as the first: what is too much is cut away at the end."""
+    """The phases along an axis. All have as many positions as the first; what is too much is cut
+    off at the end."""
     x, w = (value.type.shape for value in node.inputs)
     stride, low = node.attributes["strides"][axis], node.attributes["low"][axis]
     dilation, kernel = node.attributes["dilations"][axis], w[axis]
@@ -81,9 +83,10 @@ def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
 def _padded_once(
     rewriter: GraphRewriter, x: Value, axes: list[list[_AxisPhase]]
 ) -> tuple[Value, list[list[_AxisPhase]]]:
-    """x with the zeros that any phase wants, and the phases, which crop what they do not want.
+    """x with the zeros that any phase needs, and the phases, which crop the zeros that they do not
+    need.
 
-    Where it is not known how many each wants, x stays as it is.
+    If it is not known how many each needs, x is returned unchanged.
     """
     met = [[a for a in phases if a.taps] for phases in axes]
     if not all(isinstance(size, int) for phases in met for a in phases for size in a.ends):
@@ -153,13 +156,14 @@ def _interleaved(
     strides: Sequence[int],
     wanted: tuple[Size, ...],
 ) -> Value:
-    """The phases as one value, the last axis first: its phases are neighbours as channels are."""
+    """The phases as one value. The last axis is interleaved first: its phases are neighbours, as
+    channels are."""
     batch, *_, outputs = wanted
     positions = next(iter(phases.values())).type.shape[1:-1]
     known = dict(phases)
     for axis in reversed(range(len(strides))):
         stride = strides[axis]
-        # What lies behind this axis is one row; the rows of all phases follow each other.
+        # The axes after this one are one row. The rows of all phases follow each other.
         inner = dims.product(
             p * s for p, s in zip(positions[axis + 1 :], strides[axis + 1 :], strict=True)
         )

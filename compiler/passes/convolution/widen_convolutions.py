@@ -1,15 +1,16 @@
-"""Gives convolutions with few output channels more of them: neighbouring pixels become channels.
+"""Gives convolutions with few output channels more of them: neighbouring pixels are computed as
+channels.
 
-A vector of sums holds the output channels of one pixel: with three channels most of it is empty. So
-`p` neighbours along the last spatial axis are computed as the channels of one pixel:
+A vector of sums holds the output channels of one pixel, so with three channels most of it is empty.
+`p` neighbours along the last spatial axis are therefore computed as the channels of one pixel:
 
     conv(x, w[.., k, c, o], stride s)
 becomes
     conv(x, w'[.., k + (p - 1) * s, c, (p, o)], stride p * s) -> reshape: the same memory
 
-where w' holds w once for each neighbour, s taps further on. The taps in between are zeros, which
-long kernels hardly notice and short ones still pay for less than for empty lanes. Weights that are
-known only when the model runs are spread there, if there are many more pixels than weights.
+where w' contains w once for each neighbour, s taps further on each time. The other taps are zeros.
+For long kernels they cost little, and even for short ones less than empty lanes. Weights that are
+known only when the model runs are spread then, if there are many more pixels than weights.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _are_few(node: Node) -> bool:
-    """Whether there are many more pixels than weights, as far as is known."""
+    """Whether there are many more pixels than weights, as far as sizes are known."""
     pixels = prod(size for size in node.output.type.shape[:-1] if isinstance(size, int))
     return pixels >= SPREAD_WORTH * prod(node.inputs[1].type.static_shape[:-1])
 

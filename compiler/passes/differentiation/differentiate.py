@@ -68,7 +68,8 @@ def _backward(
 def _parts(
     b: GraphBuilder, node: Node, given: tuple[Value | None, ...], concerned: Container[Value]
 ) -> Cotangents:
-    """The cotangents of a node's inputs; raises UnsupportedError where they are not known."""
+    """The cotangents of a node's inputs. Raises UnsupportedError if the operator has no
+    gradient."""
     if node.regions:
         wanted = {value for value in node.inputs if _carries(value, concerned)}
         through = branch_cotangents if node.operator.name == "if" else loop_cotangents
@@ -88,7 +89,7 @@ def _carries(value: Value, concerned: Container[Value]) -> bool:
 def _dependent(
     nodes: Sequence[Node], values: Sequence[Value], idle: Container[Value]
 ) -> set[Value]:
-    """These values and all that is computed from them, but for what is idle."""
+    """These values and everything that is computed from them, except what is `idle`."""
     found = set(values)
     for node in nodes:
         if any(value in found for value in node.inputs):

@@ -1,11 +1,12 @@
-"""The way back through regions: a choice becomes a choice, a loop one that runs the other way.
+"""Differentiates control flow: the gradient of a choice is a choice, that of a loop is a loop that
+runs backwards.
 
     y = if(c, x) {f, g}        dx = if(c, x, dy) {f and its gradient, g and its gradient}
     y = loop(x) {f}            y, xs = loop(x) {f, x}      (the state before every iteration)
                                dx = loop(dy) {f of xs[last - i] and its gradient}
 
-What is inside of a region is computed again; only a loop's states are stored. What a loop captures
-gets the sum of what all iterations say (differentiate_sums.py).
+The values inside of a region are computed again; only the states of a loop are stored. The
+cotangent of a value that a loop captures is the sum over all iterations (differentiate_sums.py).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Given: TypeAlias = "tuple[Value | None, ...]"
 def branch_cotangents(
     b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
 ) -> Cotangents:
-    """The cotangents of an `if` node's inputs; of captures, those wanted."""
+    """The cotangents of an `if` node's inputs; of the captures, only those that are wanted."""
     captures = node.inputs[1:]
     cotangents = [value for value in given if value is not None]
     places = [place for place, value in enumerate(captures) if value in wanted]
@@ -56,7 +57,8 @@ def branch_cotangents(
 def loop_cotangents(
     b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
 ) -> Cotangents:
-    """The cotangents of a `loop` node's inputs: what it carries, and captures that are wanted."""
+    """The cotangents of a `loop` node's inputs: of the carried values, and of the captures that are
+    wanted."""
     captures = node.inputs[2 + node.attributes["carried"] :]
     watched = [k for k, value in enumerate(captures) if value in wanted]
     moving = _moving(node, wanted)
@@ -67,8 +69,9 @@ def loop_cotangents(
 
 @dataclass(frozen=True, eq=False)
 class _LoopBack:
-    """The way back of a loop. Of what it carries, the `moving` ones get cotangents, of its captures
-    the `watched` ones; `states` is what was carried into each of the iterations `made`."""
+    """The backward loop of a loop. `moving` are the positions of the carried values that get
+    cotangents, `watched` those of the captures that do. `made` is the number of iterations, and
+    `states` are the carried values before each of them."""
 
     node: Node
     given: Given
@@ -79,13 +82,13 @@ class _LoopBack:
 
     @property
     def count(self) -> int:
-        """How many values the loop carries."""
+        """The number of carried values."""
         carried: int = self.node.attributes["carried"]
         return carried
 
     @property
     def moved(self) -> list[Value]:
-        """What the loop begins with, of what gets cotangents."""
+        """The initial values of the carried values that get cotangents."""
         return [self.node.inputs[2 + k] for k in self.moving]
 
     @property
@@ -99,17 +102,17 @@ class _LoopBack:
 
     @property
     def scans(self) -> list[Value]:
-        """The cotangents of what the loop collects, of all iterations."""
+        """The cotangents of the slices that the loop collects, for all iterations."""
         return [value for value in self.given[self.count :] if value is not None]
 
     @property
     def places(self) -> list[int]:
-        """The inputs of the node that get cotangents."""
+        """The positions of the node's inputs that get cotangents."""
         first = 2 + self.count
         return [*(2 + k for k in self.moving), *(first + k for k in self.watched)]
 
     def cotangents(self, b: GraphBuilder, backward: Backward) -> list[Value]:
-        """Those of the inputs at `places`."""
+        """The cotangents of the inputs at `places`."""
         last = b.apply("sub", self.made, b.constant(np.array(1)))
         region, scattered = self._region(b, backward)
         starts = [self.given[k] or scalar_like(b, v, 0) for k, v in zip(self.moving, self.moved)]
@@ -125,7 +128,7 @@ class _LoopBack:
         return [*outputs[:moved], *_with_scattered(b, outputs[moved:], scattered)]
 
     def _region(self, b: GraphBuilder, backward: Backward) -> tuple[Graph, list[list[Scattered]]]:
-        """One iteration of the way back, and what it collects for the captures."""
+        """One iteration of the backward loop, and what it collects for the captures."""
         inner = GraphBuilder("backward", b)
         iteration = inner.input("iteration", TensorType(i64, ()))
         going = inner.input("condition", TensorType(boolean, ()))
@@ -154,7 +157,8 @@ class _LoopBack:
         slices: Sequence[Value],
         time: Value,
     ) -> dict[Value, Value]:
-        """The cotangents of an iteration's results: of what it carries on, and of its slices."""
+        """The cotangents of an iteration's results: of the values that it carries on, and of its
+        slices."""
         seeds: dict[Value, Value] = {}
         for k, value in zip(self.moving, arriving, strict=True):
             _add(inner, seeds, results[k], value)
@@ -168,7 +172,7 @@ class _LoopBack:
 def _summed(
     inner: GraphBuilder, found: Sequence[Value | None], sums: Sequence[Value]
 ) -> tuple[list[Value], list[list[Scattered]]]:
-    """The sums after an iteration, and what is to be added behind the loop."""
+    """The sums after an iteration, and the scatters that are added after the loop."""
     totals, scattered = [], []
     for cotangent, total in zip(found, sums, strict=True):
         dense, parts = scattered_parts(inner, cotangent) if cotangent else ([], [])
@@ -182,7 +186,7 @@ def _summed(
 def _with_scattered(
     b: GraphBuilder, outputs: Sequence[Value], scattered: Sequence[Sequence[Scattered]]
 ) -> list[Value]:
-    """The sums with what the loop collected, which stands behind them in `outputs`."""
+    """The sums with the scatters added, whose collected parts follow the sums in `outputs`."""
     collected = iter(outputs[len(scattered) :])
     totals = []
     for total, parts in zip(outputs, scattered, strict=False):
@@ -193,7 +197,7 @@ def _with_scattered(
 
 
 def _moving(node: Node, wanted: Collection[Value]) -> list[int]:
-    """Which carried floats depend on what is wanted, in some iteration."""
+    """The positions of carried floats that depend on what is wanted, in any iteration."""
     count: int = node.attributes["carried"]
     region = node.regions[0]
     reached = {
@@ -215,7 +219,8 @@ def _moving(node: Node, wanted: Collection[Value]) -> list[int]:
 
 
 def _stored_states(b: GraphBuilder, node: Node) -> tuple[Value, tuple[Value, ...]]:
-    """The iterations made (i64), and what was carried into each of them; the node gives it too."""
+    """The number of iterations (i64), and the carried values before each of them. The loop is
+    extended to collect these."""
     carried, region = node.attributes["carried"], node.regions[0]
     name = node.attributes["count"] or b.fresh_symbol("count")
     before = region.inputs[2 : 2 + carried]
@@ -231,7 +236,7 @@ def _stored_states(b: GraphBuilder, node: Node) -> tuple[Value, tuple[Value, ...
 
 
 def copied_into(b: GraphBuilder, region: Graph, inputs: Sequence[Value]) -> list[Value]:
-    """Adds the nodes of a region, computing from these inputs; its outputs."""
+    """Adds the nodes of a region to a builder, with these inputs; returns its outputs."""
     standing: dict[Value, Value] = dict(zip(region.inputs, inputs, strict=True))
     for value, array in region.constants.items():
         standing[value] = b.constant(array, value.name)

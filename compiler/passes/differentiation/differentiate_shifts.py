@@ -1,11 +1,11 @@
-"""Maxima that softmax and its logarithm subtract: no gradient flows through them.
+"""Finds the maxima that softmax and its logarithm subtract: no gradient flows through them.
 
     %2 = sub(x, max of x)      %3 = exp(%2)      %4 = reduce_sum(%3)
     softmax: div(%3, %4)       its logarithm: sub(%2, log(%4))
 
-Whatever is subtracted from all elements of a sum, both are what they are, so its derivative is 0;
-the maximum is there for rounding alone. Its rule would find that 0 by looking for every element
-that is the largest.
+Both results stay the same, whatever number is subtracted from all elements of a sum, so the
+derivative with respect to that number is 0. The maximum only improves the rounding. Its own
+gradient rule would compute that 0 by searching for all elements that equal the maximum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _Readers = dict[Value, list[Node]]
 
 
 def idle_maxima(nodes: Sequence[Node], results: Container[Value]) -> set[Value]:
-    """The maxima that only rounding sees. `results` are read outside of these nodes, too."""
+    """The maxima that only influence rounding. `results` are values that are also read outside of
+    these nodes."""
     readers: _Readers = {}
     for node in nodes:
         for value in node.inputs:
@@ -29,7 +30,7 @@ def idle_maxima(nodes: Sequence[Node], results: Container[Value]) -> set[Value]:
 
 
 def _is_shift(maximum: Node, readers: _Readers, results: Container[Value]) -> bool:
-    """Whether it is only subtracted from its own operand, for what the module names."""
+    """Whether a maximum is only subtracted from its own operand, in one of the forms above."""
     views = _views(maximum.output, maximum, readers)
     differences = _uses(views, readers)
     if [node.operator.name for node in differences] != ["sub"]:
@@ -59,8 +60,9 @@ def _only(operator: str, value: Value, readers: _Readers) -> Node | None:
 
 
 def _views(value: Value, reduction: Node, readers: _Readers) -> list[Value]:
-    """A value of a reduction's shape, and it with the axes that are gone, each in its place: in a
-    square, what was found in a row could as well be stretched over a column."""
+    """A value of a reduction's shape, and the value with the reduced axes put back in their
+    places. (A value that belongs to the rows of a square could otherwise be broadcast along its
+    columns.)"""
     shape = reduction.inputs[0].type.shape
     axes: tuple[int, ...] = reduction.attributes["axes"]
     ones = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
@@ -77,6 +79,6 @@ def _keeps_places(node: Node, ones: tuple[Size, ...]) -> bool:
 
 
 def _uses(values: Sequence[Value], readers: _Readers) -> list[Node]:
-    """The readers of values that do not merely make another one of them."""
+    """The readers of these values, except those that only compute another one of them."""
     found = [node for value in values for node in readers.get(value, [])]
     return [node for node in found if not any(output in values for output in node.outputs)]

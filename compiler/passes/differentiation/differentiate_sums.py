@@ -1,8 +1,8 @@
-"""Cotangents of values that a loop captures, summed up over its iterations.
+"""Sums up the cotangents of values that a loop captures, over its iterations.
 
-What an iteration adds is often a scatter into zeros, as it is where the loop gathers one row of a
-table. Adding that up densely would touch the whole table in every iteration; instead the rows and
-their places are collected by the backward loop, and one scatter behind it adds all of them.
+What an iteration adds is often a scatter into zeros, if the loop gathers one row of a table for
+example. A dense addition would touch the whole table in each iteration. Instead, the backward loop
+collects the rows and their places, and one scatter after it adds all of them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _VIEWS = ("transpose", "reshape")
 
 @dataclass(frozen=True, eq=False)
 class Scattered:
-    """A scatter into zeros, and the transposes and reshapes through which its result is added, the
-    last one first."""
+    """A scatter into zeros, and the transposes and reshapes between it and the sum, the last one
+    first."""
 
     node: Node
     views: tuple[Node, ...]
@@ -33,7 +33,8 @@ class Scattered:
         return self.node.inputs[1], self.node.inputs[2]
 
     def added_to(self, b: GraphBuilder, total: Value, indices: Value, updates: Value) -> Value:
-        """A sum with those of all iterations, collected along a new first axis."""
+        """The sum `total` plus the entries of all iterations, which were collected along a new
+        first axis."""
         given = dict(self.node.attributes)
         if self.node.operator.name == "scatter_elements":
             indices, updates = (_joined(b, x, given["axis"]) for x in (indices, updates))
@@ -53,7 +54,8 @@ def _undone(b: GraphBuilder, view: Node, x: Value) -> Value:
 
 
 def _joined(b: GraphBuilder, x: Value, axis: int) -> Value:
-    """[T, ..., n, ...] as [..., T n, ...]: of a scatter only the entries along its axis count."""
+    """[T, ..., n, ...] as [..., T n, ...]: only the entries along this axis are counted by a
+    scatter."""
     rank = x.type.rank
     order = [*range(1, axis + 1), 0, *range(axis + 1, rank)]
     moved = transpose(b, x, order)
@@ -63,10 +65,11 @@ def _joined(b: GraphBuilder, x: Value, axis: int) -> Value:
 
 
 def scattered_parts(b: GraphBuilder, cotangent: Value) -> tuple[list[Value], list[Scattered]]:
-    """What a cotangent is the sum of: values, and scatters into zeros that are smaller than it.
+    """The summands of a cotangent: values, and scatters into zeros whose parts are smaller than the
+    cotangent.
 
-    Only symbols of the builder's inputs may be in what is collected, as one size must serve all
-    iterations.
+    What is collected may only contain symbols of the builder's inputs, because it must have one
+    size in all iterations.
     """
     known = _symbols(b.inputs)
     makers = {output: node for node in b.nodes for output in node.outputs}

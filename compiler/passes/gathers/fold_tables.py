@@ -1,14 +1,15 @@
-"""Computes tables at compile time: what is looked up in constants at constant places, or summed.
+"""Computes tables at compile time: what is looked up in constants at constant places, or summed up
+from constants.
 
     %1 = iota() ... %5 = sub(%3, %4) : i64[196,196,2]      places, from nothing but numbers
     %6 = scatter_nd(%5, ...)
     %7 = gather(const : f32[732,3], %6) : f32[197,197,3]         becomes    const'
 
-fold_constants lets no node grow, as each would keep its result. Here a whole chain of nodes is
-computed and only its end is kept: positions by position, as networks of images have them, or the
-kernels of a state-space model, sums of exponentials. Only where the chain looks something up or
-adds something up (arithmetic alone is as cheap as reading its result), and as long as the model
-does not grow by much.
+fold_constants does not fold nodes whose results are larger than their inputs, because each result
+would be stored. Here a whole chain of nodes is computed, and only its end is stored: the biases for
+pairs of positions in networks for images, or the kernels of a state-space model, which are sums of
+exponentials. This is done only if the chain looks something up or adds something up (arithmetic
+alone is as cheap as reading its result), and if the model does not grow by much.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def fold_tables(graph: Graph) -> Graph:
 
 
 def _chains(graph: Graph) -> dict[Node, bool]:
-    """The nodes that depend on constants only, and whether something was looked up or added up on
-    the way."""
+    """The nodes that depend on constants only, and whether anything has been looked up or added up
+    before."""
     producers = graph.producers()
     found: dict[Node, bool] = {}
     for node in graph.nodes:
@@ -85,7 +86,8 @@ def _chains(graph: Graph) -> dict[Node, bool]:
 def _computed(
     end: Node, producers: Mapping[Value, Node], arrays: dict[Value, Array]
 ) -> Array | None:
-    """The value of a node of a chain; None where it cannot be had (it says so when it runs)."""
+    """The value of a node of a chain; None if it cannot be computed, in which case the run reports
+    the error."""
     waiting = [end]
     while waiting:
         node = waiting[-1]
@@ -112,7 +114,7 @@ def _bytes(value: Value) -> int:
 
 
 def _widens(node: Node) -> bool:
-    """Whether it makes floats of quantized weights, which are to stay small."""
+    """Whether a node converts quantized weights to floats. These are to stay small."""
     if node.operator.name != "cast" or not node.output.type.dtype.is_float:
         return False
     source = node.inputs[0].type.dtype

@@ -57,7 +57,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _places(rewriter: GraphRewriter, value: Value) -> _Places | None:
-    """What an integer value is, if it grows evenly along its axes."""
+    """The places that an integer value is, if it grows evenly along its axes; else None."""
     array = rewriter.constants.get(value)
     if array is not None:
         return _even(array)
@@ -95,7 +95,7 @@ def _even(array: Array) -> _Places | None:
 
 
 def _moved(rewriter: GraphRewriter, node: Node) -> _Places | None:
-    """Through views that only add axes: of size 1, or along which nothing changes."""
+    """The places of a view that only adds axes, of size 1 or along which nothing changes."""
     (x,) = node.inputs
     inner = _places(rewriter, x)
     if inner is None:

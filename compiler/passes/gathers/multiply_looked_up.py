@@ -56,7 +56,8 @@ def _is_looked_up_once(
     producers: Mapping[Value, Node],
     users: Mapping[Value, Sequence[Node]],
 ) -> bool:
-    """Whether the matrices are those of a table, found by their numbers, and read here only."""
+    """Whether the matrices are looked up in a table by their numbers, and nothing else reads
+    them."""
     node = producers.get(matrices)
     if node is None or len(users[matrices]) != 1 or matrices in graph.outputs:
         return False

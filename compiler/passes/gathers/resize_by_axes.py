@@ -1,4 +1,4 @@
-"""Resizes images along one axis after the other, where that spares gathering, or taps.
+"""Resizes images along one axis after the other, if that takes fewer gathers or taps.
 
     %2 = resize(%1 : [n,h,w,c], shape=(n, H, W, c))
     %3 = transpose(%2) : [n,c,H,W]
@@ -7,13 +7,15 @@ becomes
     %3 = resize(%2) : [n,c,h,W]
     %4 = resize(%3) : [n,c,H,W]
 
-A vector of pixels reads its neighbours from anywhere along the axis of the vector, and that costs a
-load for each pixel. Done first, it is done for the few rows there are; the other axes mix whole
-rows. Where channels are the vectors nothing is gathered, and one pass over the result is better.
+Along the axis of its vectors, a resize reads pixels from anywhere, which takes a load for each. If
+this axis comes first, that is done for the few rows of the original image only; along the other
+axes, whole rows are mixed. If channels are the vectors, nothing is gathered, and a single pass is
+better.
 
-A filter against aliasing sees all of what becomes one pixel, and is the product of one for each
-axis: ten rows of twelve pixels are 120 taps, or 22. There the first axes are done first, as where
-an image shrinks whose pixels are the vectors: of mixed rows half as many pixels are gathered.
+A filter against aliasing reads everything that becomes one pixel, and is a product of one filter
+per axis: ten rows of twelve pixels are 120 taps at once, or 22 by axes. In that case the first axes
+are resized first. So they are if an image shrinks whose pixels are the vectors, because then pixels
+are gathered in fewer rows.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ MOST_SHRUNK = 8
 
 
 def resize_by_axes(graph: Graph) -> Graph:
-    """The same network with such resizes taken apart, also inside regions."""
+    """The same network with such resizes done axis by axis, also inside of regions."""
     nodes = tuple(map_regions(node, resize_by_axes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -77,7 +79,8 @@ def resize_by_axes(graph: Graph) -> Graph:
 
 
 def _filtered(resize: Node) -> list[int]:
-    """The axes along which an image is resized with a filter, whose results are not rounded."""
+    """The axes along which an image is resized with a filter; none if results would be rounded
+    between them."""
     if not _is_plain(resize, antialias=True) or resize.output.type.dtype not in (f32, f64):
         return []
     pairs = zip(resize.inputs[0].type.shape, resize.output.type.shape)
@@ -85,8 +88,8 @@ def _filtered(resize: Node) -> list[int]:
 
 
 def _shrunk(resize: Node) -> list[int]:
-    """The axes along which an image shrinks, by no more than its rows are worth mixing for, and not
-    to every second or third pixel, which need no gathering."""
+    """The axes along which an image shrinks. None if it shrinks so much that mixing all its rows
+    does not pay, or to every second or third pixel, which takes no gathers."""
     if not _is_plain(resize, antialias=False) or resize.output.type.dtype not in (f32, f64):
         return []
     axes: list[int] = []
@@ -103,7 +106,7 @@ def _shrunk(resize: Node) -> list[int]:
 
 
 def _is_plain(resize: Node, antialias: bool) -> bool:
-    """Whether pixels are mixed along the axes that change in size, and nothing else happens."""
+    """Whether pixels are mixed along the axes whose size changes, and nothing else happens."""
     attributes = resize.attributes
     if attributes.get("mode") not in MIXED or attributes.get("antialias", False) != antialias:
         return False
@@ -111,13 +114,13 @@ def _is_plain(resize: Node, antialias: bool) -> bool:
         return False
     scales = attributes.get("scales") or (1.0,) * resize.output.type.rank
     sizes = zip(resize.inputs[0].type.shape, resize.output.type.shape, scales)
-    # Two pixels at a scale of 1.3 are two again, but other ones.
+    # At a scale of 1.3, two pixels become two again, but with other values.
     return not any(old == new and scale not in (0.0, 1.0) for old, new, scale in sizes)
 
 
 def _enlarged(resize: Node) -> list[int]:
-    """The axes along which an image grows; none if something else happens to it too, or if numbers
-    between would be rounded."""
+    """The axes along which an image grows; none if anything else happens to it, or if results would
+    be rounded between axes."""
     if not _is_plain(resize, antialias=False) or resize.output.type.dtype not in (f32, f64):
         return []
     axes: list[int] = []
@@ -132,8 +135,8 @@ def _enlarged(resize: Node) -> list[int]:
 
 
 def _apart(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
-    """`x`, which has the axes of the resize's input in this order, resized in steps: where it grows
-    along the last axis and then the others at once, else one axis after the other."""
+    """`x`, whose axes are those of the resize's input in this order, resized in steps. If it grows,
+    the last axis comes first and then all others at once; else one axis comes after the other."""
     whole = [resize.output.type.shape[axis] for axis in order]
     changed = [place for place, (a, b) in enumerate(zip(x.type.shape, whole)) if a != b]
     steps = [changed[-1:], changed[:-1]] if _enlarged(resize) else [[place] for place in changed]
@@ -148,7 +151,7 @@ def _apart(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]
 def _along(
     resize: Node, order: Sequence[int], shape: Sequence[dims.Size], before: Sequence[dims.Size]
 ) -> Mapping[str, Any]:
-    """The attributes for the axes that differ from `before`."""
+    """The attributes of a resize along the axes that differ from `before`."""
     scales = resize.attributes.get("scales", ())
     if scales:
         scales = tuple(

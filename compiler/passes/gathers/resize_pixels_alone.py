@@ -1,4 +1,4 @@
-"""Resizes the pixels of images alone where a run finds as many images and channels as before.
+"""Lets a run that finds as many images and channels as before resize only the pixels.
 
     %1 = resize(%0 : [n,c,h,w], shape=(N, C, H, W))
 becomes
@@ -7,8 +7,9 @@ becomes
          else
            resize(%0) : [N,C,h,w]; resize : [N,C,H,W]
 
-Where all sizes are one input, nothing says that only the last ones differ, which is what nearly
-everybody means. To mix each image with itself takes longer than to mix its pixels.
+If all sizes come from one input, nothing says that only the last two change, although that is
+nearly always so. Code that interpolates between images and channels, too, takes longer, even if it
+interpolates each image with itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _LEADING = 2
 
 
 def resize_pixels_alone(graph: Graph) -> Graph:
-    """The same network with such resizes as choices, also inside regions."""
+    """The same network with such resizes as an `if`, also inside of regions."""
     nodes = tuple(map_regions(node, resize_pixels_alone) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -41,8 +42,8 @@ def resize_pixels_alone(graph: Graph) -> Graph:
 
 
 def _may_be_of_pixels_alone(node: Node) -> bool:
-    """Whether a resize mixes images, too, where no scale says that there are others, and as many
-    images and channels as before are possible."""
+    """Whether a resize interpolates between images, too, although no scale says that their number
+    changes, and the numbers of images and channels may be those of the input."""
     if not is_looked_up(node) or node.attributes.get("mode") not in MIXED:
         return False
     changed = changed_axes(node)
@@ -67,7 +68,7 @@ def _chosen(rewriter: GraphRewriter, resize: Node) -> Value:
 
 
 def _region(resize: Node, name: str, operator: str) -> Graph:
-    """A graph whose first node, of this operator, gives the leading axes their sizes."""
+    """A graph whose first node, of this operator, gives the leading axes their new sizes."""
     b = GraphBuilder(name)
     x = b.input("x", resize.inputs[0].type)
     shape = (*resize.output.type.shape[:_LEADING], *x.type.shape[_LEADING:])

@@ -1,4 +1,4 @@
-"""Looks up where the pixels of an image lie that is resized to a size which only the run knows.
+"""Computes tables of where the pixels of a resized image come from, if only the run knows the size.
 
     %1 = resize(%0 : [n,c,h,w], shape=(n, c, h, W))
 becomes
@@ -6,12 +6,14 @@ becomes
     %2 = neighbour_weight(%1, tap=0), %3 = neighbour_weight(%1, tap=1)
     %4 = mix_neighbours(%0, neighbour_place(%1), %2, %3, axis=3)
 
-A position is a division of integers. By a known size it costs little; by an unknown one it costs
-more than all the rest, so it is done once for a column instead of once for a pixel. (The nearest
-place of a column is what an axis of places becomes when it is resized.) Where pixels are mixed,
-whole rows are mixed first: of an image that shrinks, and takes longest for its size, there are
-fewer left in which pixels are looked up. Those of an image that is known to grow are looked up
-before there are more rows. Pixels that are not mixed are all looked up at once.
+A position is a quotient of integers. Dividing by a known size is cheap, but dividing by an unknown
+one takes longer than everything else, so it is done once per column and not once per pixel. (For
+the mode "nearest", the table is what an axis of places becomes when it is resized.)
+
+If pixels are interpolated, whole rows are interpolated first: in an image that shrinks, which is
+the slowest case for its size, fewer rows are then left in which pixels are looked up. If an image
+is known to grow, pixels are looked up first, before there are more rows. Pixels that are not
+interpolated are all looked up at once.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _FEWEST = 16
 
 
 def tabulate_resizes(graph: Graph) -> Graph:
-    """The same network with such resizes as look-ups, also inside regions."""
+    """The same network with such resizes as look-ups, also inside of regions."""
     nodes = tuple(map_regions(node, tabulate_resizes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -60,8 +62,9 @@ def tabulate_resizes(graph: Graph) -> Graph:
 def _wanted(
     resize: Node, users: Mapping[Value, Sequence[Node]], outputs: Collection[Value]
 ) -> tuple[int, ...]:
-    """The order of axes in which a resize is computed: that of the transpose which alone reads it,
-    or what is made of each of its elements, if this puts pixels side by side."""
+    """The order of axes in which a resize is computed: that of a transpose, if it puts pixels
+    side by side, and is the only reader of the resize or of what is computed from each of its
+    elements."""
     value, straight = resize.output, tuple(range(resize.output.type.rank))
     while value not in outputs and len(readers := users.get(value, [])) == 1:
         (reader,) = readers
@@ -84,7 +87,7 @@ def _resized(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[in
 
 
 def _grows(resize: Node) -> bool:
-    """Whether an image is known to get no smaller along any axis."""
+    """Whether an image is known not to get smaller along any axis."""
     shape = resize.output.type.shape
     scales = resize.attributes.get("scales") or (0.0,) * len(shape)
     sizes = zip(resize.inputs[0].type.shape, shape, scales)
@@ -92,7 +95,7 @@ def _grows(resize: Node) -> bool:
 
 
 def is_looked_up(resize: Node) -> bool:
-    """Whether its positions are worth a table, and the order in which its axes are done is free."""
+    """Whether a table of positions pays, and the axes may be resized in any order."""
     if resize.operator.name != "resize":
         return False
     x, attributes = resize.inputs[0].type, resize.attributes
@@ -115,7 +118,7 @@ def is_looked_up(resize: Node) -> bool:
 
 
 def changed_axes(resize: Node) -> list[int]:
-    """The axes whose elements do not all stay where they are."""
+    """The axes along which elements may move."""
     shape = resize.output.type.shape
     scales = resize.attributes.get("scales") or (0.0,) * len(shape)
     sizes = zip(resize.inputs[0].type.shape, shape, scales)
@@ -123,7 +126,7 @@ def changed_axes(resize: Node) -> list[int]:
 
 
 def _is_free(size: Size, resized: Size) -> bool:
-    """Whether neither is known to be a multiple of the other."""
+    """Whether neither size is known to be a multiple of the other."""
     if isinstance(size, int) and isinstance(resized, int):
         return False
     multiples = dims.divide_exactly(resized, size), dims.divide_exactly(size, resized)
@@ -133,7 +136,7 @@ def _is_free(size: Size, resized: Size) -> bool:
 def _along(
     rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int], place: int
 ) -> Value:
-    """`x`, which has the axes of the resize's input in this order, resized along one of them."""
+    """`x`, whose axes are those of the resize's input in this order, resized along one of them."""
     attributes, axis, changed = resize.attributes, order[place], changed_axes(resize)
     mode = attributes.get("mode", "nearest")
     size, resized = resize.inputs[0].type.shape[axis], resize.output.type.shape[axis]

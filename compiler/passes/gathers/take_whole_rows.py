@@ -1,11 +1,13 @@
-"""Sees gathers and scatters of single elements as such of whole rows.
+"""Turns gathers and scatters of single elements into those of whole rows, if all elements of a row
+have the same index.
 
     %2 = broadcast_to(%1 : i64[n, 1]) : i64[n, 128]
     %3 = scatter_elements(%x : f32[m, 128], %2, %u : f32[n, 128], axis=0)
     becomes  scatter_nd(%x, %1, %u)
 
-So do exporters write torch's scatter_add and gather with an expanded index (messages in graph
-networks). The index need not be made for every element, and a row is written by vectors.
+Exporters write torch's scatter_add and gather with an expanded index in this form (messages in
+graph networks). The index then need not be computed for each element, and a row is written by
+vectors.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def _scatter(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _along(rewriter: GraphRewriter, indices: Value, axis: int) -> Value | None:
-    """The indices as a vector, if they are repeated along all axes but one."""
+    """The indices as a vector, if they are repeated along all axes but one; else None."""
     node = rewriter.producer(indices, "broadcast_to")
     if node is None or indices.type.rank < 2:
         return None

@@ -1,4 +1,5 @@
-"""Rebuilds a graph with its values in the orders that were found for them (see order_search.py)."""
+"""Rebuilds a graph with its values in the memory orders that were found for them (see
+order_search.py)."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ from bessemer.compiler.passes.layout.planes import Planes
 
 
 def apply_orders(graph: Graph, search: OrderSearch) -> Graph:
-    """The graph with every flexible node computing its output in the order that was found.
+    """The graph in which every flexible node computes its output in the order that was found.
 
-    Transposes, broadcasts and the like are written anew, in front of those who read them.
+    Transposes, broadcasts and the like are written anew in front of their readers.
     """
     return _Application(graph, search).run()
 
@@ -65,7 +66,7 @@ class _Application:
         taken = [self.search.taken_order(node, at) for at in range(len(node.inputs))]
         inputs = [self.obtain(v, order) for v, order in zip(node.inputs, taken)]
         if pools_planes(node, taken[0]):
-            # An operand whose axes of size 1 grow lies in several orders, its output does not.
+            # An operand whose axes of size 1 are broadcast is in several orders, its output in one.
             out = taken[0]
         elif node.operator.name == "conv":
             out = channels_first(len(out)) if makes_planes(node, out) else identity(len(out))
@@ -102,7 +103,7 @@ class _Application:
         return self.rewriter.emit("reshape", pooled, shape=shape)
 
     def obtain(self, value: Value, order: Order) -> Value:
-        """The new value that is `value` with its axes in the given order."""
+        """The new value that equals `value` with its axes in the given order."""
         if (value, order) not in self.made:
             self.made[value, order] = self._make(value, order)
         return self.rewriter.now(self.made[value, order])
@@ -129,7 +130,7 @@ class _Application:
         return self.rewriter.now(new) if value in self.stored else new, order
 
     def _follow(self, node: Node, order: Order) -> Value:
-        """A transpose, broadcast or the like, made for one order."""
+        """A transpose, broadcast or the like, written for one order."""
         outer, self.rewriter.sources = self.rewriter.sources, node.sources
         new = self._following(node, order)
         self.rewriter.sources = outer
@@ -155,7 +156,7 @@ class _Application:
                 return self._reshaped(part, shape)
 
     def _up_to_units(self, value: Value, order: Order) -> Value:
-        """The value in an order that differs from the given one in axes of size 1 only."""
+        """The value in an order that differs from its own only in axes of size 1."""
         new, stored = self._stored(value)
         node = self.search.producers.get(value)
         if node is not None and follows_freely(node):

@@ -1,11 +1,11 @@
-"""How the order of axes in memory passes through operators: the rules that move_transposes uses.
+"""How the order of axes in memory passes through operators: the rules that move_transposes.py uses.
 
-An *order* of a value v says how its axes lie in memory: (0, 2, 3, 1) means that what is stored is
-transpose(v, (0, 2, 3, 1)). A flexible operator can compute its output in many orders if its inputs
-come in matching ones: pointwise operators, reductions, concat, pad, slice, and reshapes that
-only merge and split neighbouring axes. A pool can go through the planes of a channels-first picture
-one by one, as pictures of one channel, and a convolution of short sums can make planes. Axes of
-size 1 lie everywhere at once: two orders with equal `key` differ by a reshape, which is free.
+An *order* of a value v says how its axes lie in memory: (0, 2, 3, 1) means that transpose(v, (0, 2,
+3, 1)) is stored. A *flexible* operator can compute its output in many orders, if its inputs are in
+matching ones: pointwise operators, reductions, concat, pad, slice, and reshapes that only merge and
+split neighbouring axes. A pool can process the planes of a channels-first image one by one, as
+images with one channel, and a convolution with short sums can write planes. The place of an axis of
+size 1 does not matter: two orders with equal `key` differ by a reshape, which is free.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEW_CHANNELS = 4
 
 
 def identity(rank: int) -> Order:
-    """The order in which nothing is moved."""
+    """The order in which the axes are not moved."""
     return tuple(range(rank))
 
 
@@ -45,7 +45,7 @@ def key(type: TensorType, order: Order) -> Order:
 
 
 def with_units(type: TensorType, order: Order) -> Order:
-    """A key with the axes of size 1 put back, each as close to its own place as it can be."""
+    """An order made from a key, with each axis of size 1 as near to its own place as possible."""
     result = list(order)
     for axis, size in enumerate(type.shape):
         if size == 1:
@@ -54,7 +54,7 @@ def with_units(type: TensorType, order: Order) -> Order:
 
 
 def permuted(shape: tuple[Size, ...], order: Order) -> tuple[Size, ...]:
-    """The shape as it is stored."""
+    """The shape of what is stored."""
     return tuple(shape[axis] for axis in order)
 
 
@@ -72,8 +72,8 @@ def is_flexible(node: Node) -> bool:
 
 
 def _has_few_channels(node: Node) -> bool:
-    """Whether all that a pad leaves alone, for each image, is a few channels: what repeats the
-    border is copied row by row, and they would be the rows."""
+    """Whether all axes that a pad does not pad, within each image, are a few channels. A border
+    that repeats the image is copied row by row, and then rows would be just these channels."""
     low, high = node.attributes["low"], node.attributes["high"]
     kept = [
         size
@@ -85,12 +85,12 @@ def _has_few_channels(node: Node) -> bool:
 
 
 def pools_planes(node: Node, order: Order) -> bool:
-    """Whether a node is a pool that goes through its operand, in this order, plane by plane."""
+    """Whether a node is a pool whose operand, in this order, is processed plane by plane."""
     return node.operator.name in _POOLS and order == channels_first(len(order))
 
 
 def makes_planes(node: Node, order: Order) -> bool:
-    """Whether a node is a convolution whose output is wanted plane by plane."""
+    """Whether a node is a convolution whose output is wanted in planes."""
     if node.operator.name != "conv":
         return False
     type = node.output.type
@@ -100,18 +100,19 @@ def makes_planes(node: Node, order: Order) -> bool:
 
 
 def channels_first(rank: int) -> Order:
-    """The order of planes, of a value whose channels come last."""
+    """The order in planes, for a value whose channels are its last axis."""
     return (0, rank - 1, *range(1, rank - 1))
 
 
 def _window_order(type: TensorType, order: Order) -> Order | None:
-    """The order, as far as windows know it: channels last or first."""
+    """The order as one of the two that pools can process, channels last or channels first; None for
+    others."""
     known = (identity(type.rank), channels_first(type.rank))
     return next((one for one in known if key(type, one) == key(type, order)), None)
 
 
 def is_unit_reshape(node: Node) -> bool:
-    """Whether a node is a reshape that only puts in and takes out axes of size 1."""
+    """Whether a node is a reshape that only adds and removes axes of size 1."""
     if node.operator.name != "reshape":
         return False
     runs = _runs(node)
@@ -119,7 +120,7 @@ def is_unit_reshape(node: Node) -> bool:
 
 
 def given_order(node: Node, order: Order) -> Order | None:
-    """The order of the output if an operand comes in `order`; None if no order follows from it."""
+    """The order of the output if an operand is in `order`; None if none follows from that."""
     if node.operator.name == "reshape":
         return _through_reshape(node, order, forward=True)
     if node.operator.name in (*_REDUCTIONS, *_ARGUMENTS):
@@ -133,10 +134,9 @@ def given_order(node: Node, order: Order) -> Order | None:
 
 
 def wanted_order(node: Node, have: Order | None, out: Order) -> Order | None:
-    """An order of the operands that gives the output in order `out` (up to axes of size 1).
-
-    `have`, the order in which the operand is at hand, if it will do. None: `out` cannot be made.
-    """
+    """An order of the operands from which the output results in order `out`, up to axes of size 1.
+    It is `have`, the order in which the operand exists, if that is possible. None: `out` is not
+    possible."""
     if node.operator.name == "reshape":
         return _through_reshape(node, out, forward=False)
     if node.operator.name in (*_REDUCTIONS, *_ARGUMENTS):
@@ -146,7 +146,7 @@ def wanted_order(node: Node, have: Order | None, out: Order) -> Order | None:
             if given is not None and key(type, given) == key(type, out):
                 return have
         kept = _kept_axes(node)
-        # What is reduced comes last: a row of neighbours is the easiest to reduce.
+        # The reduced axes come last, because a row of neighbours is the fastest to reduce.
         reduced = [axis for axis in identity(node.inputs[0].type.rank) if axis not in kept]
         return (*(kept[axis] for axis in out), *reduced)
     if node.operator.name in _POOLS:
@@ -182,7 +182,7 @@ def _kept_axes(node: Node) -> list[int]:
 
 
 def _runs(node: Node) -> Runs | None:
-    """The neighbouring axes that a reshape merges or splits; None where that is not certain."""
+    """The neighbouring axes that a reshape merges or splits; None if that is not certain."""
     return _runs_between(node.inputs[0].type.shape, node.output.type.shape)
 
 
@@ -194,7 +194,8 @@ def _runs_between(source: tuple[Size, ...], target: tuple[Size, ...]) -> Runs | 
 
 
 def _through_reshape(node: Node, order: Order, forward: bool) -> Order | None:
-    """The order on the other side, if the axes of each run lie together on this one."""
+    """The order on the other side of a reshape, if the axes of each run are neighbours on this
+    side."""
     runs = _runs(node)
     if runs is None:
         raise InternalError("an order was asked for through a reshape that is not flexible")

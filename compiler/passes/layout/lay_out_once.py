@@ -1,11 +1,11 @@
-"""Lays out once what a transpose has moved, though it is seen in several shapes.
+"""Writes a transposed value to memory once, if readers need it in several shapes.
 
     %2 = transpose(%1, permutation=(0, 2, 1, 3))
     %3 = reshape(%2, shape=(8, 128, 256))           a product's rows, in the forward half
     %4 = reshape(%2, shape=(1024, 256))             the same rows, for the gradient of its weights
 
-becomes %4 = reshape(%3, shape=(1024, 256)). Then the kernel that computes %1 writes %3 at once, in
-the order in which both are read; otherwise each of them is a copy of %1.
+becomes %4 = reshape(%3, shape=(1024, 256)). The kernel that computes %1 then writes %3 directly, in
+the order in which both are read. Otherwise each of them would be a copy of %1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 
 
 def lay_out_once(graph: Graph) -> Graph:
-    """The same network with one shape of what is moved made from another, also inside regions."""
+    """The same network with one of the shapes made from another, also inside of regions."""
     nodes = tuple(map_regions(node, lay_out_once) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -54,8 +54,8 @@ def lay_out_once(graph: Graph) -> Graph:
 def _first_of_several(
     transpose: Node, users: Mapping[Value, Sequence[Node]], producers: Mapping[Value, Node]
 ) -> Node | None:
-    """Of several reshapes, the one that a product reads row by row; None where anything else reads
-    what is moved, or what it was before."""
+    """Of several reshapes, the one that a product reads row by row; None if anything else reads the
+    transposed value or the value before it."""
     (source,) = transpose.inputs
     readers = users.get(transpose.output, ())
     maker = producers.get(source)

@@ -1,4 +1,4 @@
-"""Moves transposes to where they cancel: the pass that makes networks channels-last throughout.
+"""Moves transposes to where they cancel. This pass makes networks channels-last throughout.
 
 Readers of channels-first formats put a transpose before and after every convolution:
 
@@ -6,12 +6,12 @@ Readers of channels-first formats put a transpose before and after every convolu
     becomes                          conv -> relu -> conv
 
 Every value of a flexible operator (see axis_orders.py) may be stored in another order of its axes;
-transposes, broadcasts, axes of size 1 and constants follow for nothing. The pass looks for the
-orders with which the fewest bytes are transposed, where a flexible operator gets an operand, or a
-rigid one (conv, matmul, an output of the graph) any value, in another order than it is stored in.
-It sweeps down and up the graph, giving one value after the other the order of its operands or its
-readers, where that costs no more. What gains nothing in the end stays as it was, so there are never
-more bytes to transpose than before.
+transposes, broadcasts, axes of size 1 and constants can follow at no cost. Bytes are transposed
+where a flexible operator reads an operand, or a rigid one (conv, matmul, an output of the graph)
+any value, in another order than that in which it is stored. The pass looks for the orders with the
+fewest such bytes. It sweeps down and up the graph, and gives one value after the other the order of
+its operands or of its readers, if that does not cost more. Orders that gain nothing in the end are
+undone, so there are never more bytes to transpose than before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def move_transposes(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, move_transposes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    # What nobody reads any more has no say in how values are stored.
+    # Values without readers must not influence how others are stored.
     live = remove_dead(graph)
     search = OrderSearch(live)
     return apply_orders(live, search) if search.run() else graph

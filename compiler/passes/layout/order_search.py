@@ -1,4 +1,4 @@
-"""Which order each value of a graph is best stored in: the search of move_transposes."""
+"""Searches for the order in which each value of a graph is best stored, for move_transposes.py."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ Demand: TypeAlias = tuple[Value, Order]
 
 
 def follows_freely(node: Node) -> bool:
-    """Whether a node's output can be had in any order at the cost of its input in that order."""
+    """Whether a node's output can be had in any order, at the cost of its input in the
+    corresponding order."""
     name = node.operator.name
     return name in ("transpose", "broadcast_to", "full", "iota") or is_unit_reshape(node)
 
 
 def behind(node: Node, order: Order) -> Order:
-    """The order in which the input of a transpose, broadcast or unit reshape is read."""
+    """The order in which the input of a transpose, broadcast or unit reshape is read, if its output
+    is read in `order`."""
     match node.operator.name:
         case "transpose":
             return tuple(node.attributes["permutation"][axis] for axis in order)
@@ -63,7 +65,8 @@ def before(node: Node, order: Order) -> Order:
 
 
 class OrderSearch:
-    """Orders for the outputs of flexible nodes, and what they cost: bytes that are transposed."""
+    """Orders for the outputs of flexible nodes, and their cost, which is the bytes that are
+    transposed."""
 
     def __init__(self, graph: Graph) -> None:
         self.constants = graph.constants
@@ -83,7 +86,8 @@ class OrderSearch:
         self._demand_all(graph)
 
     def _demand_all(self, graph: Graph) -> None:
-        """Counts what is read in the orders at the start; what rigid nodes read never changes."""
+        """Counts the orders in which values are read at the start. Those of rigid nodes never
+        change."""
         flexible = set(self.variables)
         for value in graph.outputs:
             self._change(self.base(value, identity(value.type.rank)), 1)
@@ -101,9 +105,9 @@ class OrderSearch:
     # What is read
 
     def base(self, value: Value, order: Order) -> Demand | None:
-        """The stored value, and its order, that reading `value` in `order` comes down to.
+        """The stored value, and its order, to which reading `value` in `order` leads back.
 
-        None for constants and what needs no memory: any order of theirs is free.
+        None for constants and for values that need no memory: any order of these is free.
         """
         start = (value, order)
         if start not in self._bases:
@@ -117,7 +121,7 @@ class OrderSearch:
         return self._bases[start]
 
     def order_at_hand(self, value: Value) -> Order | None:
-        """The order in which a value comes for nothing; None if it does in all."""
+        """The order in which a value can be read at no cost; None if that is true of all orders."""
         node = self.producers.get(value)
         if value in self.constants:
             return None
@@ -127,7 +131,7 @@ class OrderSearch:
         return None if inner is None else before(node, inner)
 
     def taken_order(self, node: Node, position: int) -> Order:
-        """The order in which a flexible node reads an operand, its output being in its own."""
+        """The order in which a flexible node reads an operand, given the order of its output."""
         have = self.order_at_hand(node.inputs[position]) if len(node.inputs) == 1 else None
         found = wanted_order(node, have, self.orders[node.output])
         assert found is not None  # no other order is ever given to a value
@@ -170,11 +174,11 @@ class OrderSearch:
     # The search
 
     def run(self) -> bool:
-        """Looks for orders with a lower cost; whether it found any."""
+        """Searches for orders with a lower cost; returns whether it found any."""
         start, kept = self.cost, dict(self.orders)
         found = [kept]
-        # Three starts: as it is, and with all transposes pushed down or pulled up, at any price: a
-        # pad makes a value larger, and the way past it leads uphill.
+        # There are three starts: the graph as it is, and with all transposes pushed down or pulled
+        # up at any cost. A transpose may have to pass a pad, which makes the value larger, first.
         for push in (None, self._sweep_down, self._sweep_up):
             self._set_all(kept)
             if push is not None:
@@ -185,7 +189,7 @@ class OrderSearch:
         return self.cost < start
 
     def _descend(self) -> dict[Value, Order]:
-        """The best orders met while sweeping down and up."""
+        """The best orders found while sweeping down and up."""
         best, orders = self.cost, dict(self.orders)
         for _ in range(SWEEPS):
             cost = self.cost
@@ -198,7 +202,7 @@ class OrderSearch:
         return orders
 
     def _sweep_down(self, at_any_price: bool = False) -> None:
-        """Offers every value the orders that follow from its operands'."""
+        """Tries for every value the orders that follow from its operands'."""
         for node in self.variables:
             for value in node.inputs:
                 have = self.order_at_hand(value)
@@ -207,7 +211,7 @@ class OrderSearch:
                     self._offer(node, given, at_any_price)
 
     def _sweep_up(self, at_any_price: bool = False) -> None:
-        """Offers every value the orders in which it is read."""
+        """Tries for every value the orders in which it is read."""
         for node in reversed(self.variables):
             for order in list(self._demands.get(node.output, ())):
                 offered = with_units(node.output.type, order)
@@ -215,7 +219,7 @@ class OrderSearch:
                     self._offer(node, offered, at_any_price)
 
     def _offer(self, node: Node, order: Order, at_any_price: bool) -> None:
-        """Takes an order that does not raise the cost."""
+        """Gives a node's output an order, if that does not raise the cost."""
         value = node.output
         before, cost = self.orders[value], self.cost
         if key(value.type, before) == key(value.type, order):
@@ -243,7 +247,7 @@ class OrderSearch:
                 self._set(value, order)
 
     def _choose(self, found: list[dict[Value, Order]]) -> None:
-        """Gives each connected part the first of the best orders found for it."""
+        """Gives each connected part of the graph the first of the best orders found for it."""
         for part in self._parts():
             best, orders = self.cost, {value: self.orders[value] for value in part}
             for candidate in found:
@@ -253,7 +257,7 @@ class OrderSearch:
             self._set_all(orders)
 
     def _parts(self) -> list[set[Value]]:
-        """The values whose orders depend on each other."""
+        """The sets of values whose orders depend on each other."""
         part_of = {value: {value} for value in self.orders}
         for value, readers in self._readers.items():
             for reader in readers:

@@ -1,14 +1,16 @@
-"""A convolution of short sums as a product whose columns are pixels, so that planes come out.
+"""Computes a convolution with short sums as a product whose columns are pixels, so that it writes
+planes.
 
     conv(x : [n,h,w,c], w : [kh,kw,c,o]) -> transpose : [n,o,oh,ow]
 becomes
     matmul(w : [o, kh*kw*c], windows(x) : [n, kh*kw*c, oh*ow]) -> reshape : [n,o,oh,ow]
 
-The windows are written out, as a product's right operand is. That is `kh*kw*c` numbers a pixel,
-many fewer than the `o` that a transpose would move: the first layer of a network for sound makes
-512 channels of windows of 10 samples.
+The windows are written out when the product's right operand is packed. They are `kh*kw*c` numbers
+per pixel, many fewer than the `o` that a transpose would move: the first layer of a network for
+sound computes 512 channels from windows of 10 samples.
 
-What is added to planes, or computed of them, is of the product before the reshape: its epilogue.
+Pointwise work on the planes is done on the product before the reshape, so that it becomes its
+epilogue.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ SHARE = 4
 
 
 def has_short_sums(node: Node) -> bool:
-    """Whether a node is a convolution that can be such a product, at a fraction of a transpose."""
+    """Whether a node is a convolution that can be such a product, at a fraction of the cost of a
+    transpose."""
     if node.operator.name != "conv" or node.attributes["groups"] != 1:
         return False
     x, w = node.inputs
@@ -42,7 +45,7 @@ def has_short_sums(node: Node) -> bool:
 
 
 class Planes:
-    """The planes that convolutions have become, and what is computed of them, in a graph that is
+    """The planes that convolutions have become, and what is computed from them, in a graph that is
     being rebuilt."""
 
     def __init__(self, rewriter: GraphRewriter) -> None:
@@ -50,7 +53,7 @@ class Planes:
         self._merged: dict[Value, Value] = {}  # [n, o, *pixels] as [n, o, pixels]
 
     def multiply(self, node: Node, x: Value, w: Value) -> Value:
-        """The output [n, o, *pixels] of a convolution of short sums, of these operands."""
+        """The output [n, o, *pixels] of a convolution with short sums, for these operands."""
         outputs = w.type.shape[-1]
         columns = self._windows(node, x)
         order = (w.type.rank - 1, *range(w.type.rank - 1))
@@ -60,7 +63,8 @@ class Planes:
         return self._split(product, node.output.type.shape[1:-1])
 
     def pointwise(self, node: Node, inputs: Sequence[Value]) -> Value | None:
-        """A pointwise node of planes; None where no input is one, or another varies in a plane."""
+        """A pointwise node on planes. None if no input is planes, or another input varies within a
+        plane."""
         first = next((value for value in inputs if value in self._merged), None)
         if first is None or not is_pointwise(node.operator):
             return None
@@ -97,7 +101,7 @@ class Planes:
         return planes
 
     def _merge(self, value: Value, shape: tuple[Size, ...]) -> Value | None:
-        """Planes, or what is the same in all of a plane, in this shape."""
+        """Planes, or a value that is constant in each plane, in this shape."""
         if value in self._merged:
             return self._merged[value]
         node = self.rewriter.producer(value)

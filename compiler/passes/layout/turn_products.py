@@ -1,13 +1,14 @@
-"""Computes the transpose of a product where that is what its readers want.
+"""Computes the transpose of a matrix product, if that is what its readers need.
 
     %2 = transpose(%x, permutation=(0, 2, 1))
     %3 = matmul(%2, %y)
     %4 = transpose(%3, permutation=(0, 2, 1))        becomes       matmul(transpose(%y), %x)
 
-So differentiation writes the gradient of keys that a product has read transposed. Either way one
-operand is read across, but the result need not be turned by those who read it. Of a product of one
-step, as of the gradient of a weight by a single sample, both operands lie as they did. The gradient
-of a weight that a network uses several times is a sum of such products, which all are turned.
+Differentiation writes the gradient of keys, which a product has read transposed, in this form.
+Either way one operand is read across its rows, but then the readers need not transpose the result.
+In a product with a depth of one, such as the gradient of a weight for a single sample, both
+operands stay as they are. The gradient of a weight that is used several times is a sum of such
+products, all of which are transposed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 
 
 def turn_products(graph: Graph) -> Graph:
-    """The same network with such products turned, also inside regions."""
+    """The same network with such products transposed, also inside of regions."""
     nodes = tuple(map_regions(node, turn_products) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -45,8 +46,8 @@ def turn_products(graph: Graph) -> Graph:
 
 
 def _chosen(graph: Graph, producers: Mapping[Value, Node]) -> set[Value]:
-    """The products and the sums of products to turn: neighbours in their rows are neighbours for
-    none of their readers, but those in their columns are."""
+    """The products, and the sums of products, to transpose: all readers need neighbours along the
+    columns, and none needs neighbours along the rows."""
     users = graph.users()
     chosen: set[Value] = set()
     for node in graph.nodes:
@@ -67,8 +68,8 @@ def _chosen(graph: Graph, producers: Mapping[Value, Node]) -> set[Value]:
 def _summed(
     node: Node, graph: Graph, users: Mapping[Value, Sequence[Node]], producers: Mapping[Value, Node]
 ) -> list[Node]:
-    """A product by itself, or a sum with the sums and products that it is of, which nobody else
-    reads; nothing if it is a sum of other values, too."""
+    """A product by itself, or a sum with all sums and products in it, which nothing else reads;
+    nothing if other values are added, too."""
     found, waiting = [], [node]
     while waiting:
         each = waiting.pop()
@@ -88,8 +89,8 @@ def _summed(
 
 
 def _may_turn(node: Node, producers: Mapping[Value, Node], turned: Collection[Value]) -> bool:
-    """Whether a product is of a transposed matrix, or a column. The transpose of a product that is
-    `turned` itself is no transpose; that of a row is a view."""
+    """Whether a product is of a transposed matrix or a column. The transpose of a product that is
+    `turned` itself costs nothing, and that of a row is a view."""
     left, right = node.inputs
     if left.type.rank > 1 and left.type.shape[-2] == 1:
         return False
@@ -114,8 +115,8 @@ def _turn(
 
 
 def _axes_across(left: Value, producers: Mapping[Value, Node]) -> Node | None:
-    """The transpose by which neighbours along a matrix's last axis are no neighbours in memory: it
-    gives the matrix, or an array of which the matrix has all axes but the last as one."""
+    """The transpose that moves apart the neighbours along a matrix's last axis. Its output is the
+    matrix, or an array whose axes except the last are merged in the matrix."""
     before = producers.get(left)
     if before is not None and before.operator.name == "transpose":
         return before if before.attributes["permutation"] == _swapped(left) else None
@@ -129,7 +130,7 @@ def _axes_across(left: Value, producers: Mapping[Value, Node]) -> Node | None:
 
 
 def _now_transposed(rewriter: GraphRewriter, left: Value, producers: Mapping[Value, Node]) -> Value:
-    """The transpose of a left operand, which is often there."""
+    """The transpose of a left operand, which often exists already."""
     across = _axes_across(left, producers)
     if across is None:
         return rewriter.emit("transpose", rewriter.now(left), permutation=_swapped(left))
@@ -143,7 +144,7 @@ def _now_transposed(rewriter: GraphRewriter, left: Value, producers: Mapping[Val
 
 
 def _is_column(left: Value) -> bool:
-    """Whether a product with it has one step, so that its transpose is a view."""
+    """Whether a product with it has a depth of one, so that its transpose is a view."""
     return left.type.rank > 1 and left.type.shape[-1] == 1
 
 

@@ -1,13 +1,13 @@
-"""Computes networks of float16 in float32: no processor here computes with 16 bits.
+"""Computes networks of float16 in float32, because the vector units do not compute with 16 bits.
 
     %2 = mul(%0, %1) : f16                      %2 = mul(cast(%0) : f32, cast(%1) : f32) : f32
     %3 = conv(%2, w) : f16         becomes      %3 = conv(%2, w as f32) : f32
     return %3                                   return cast(%3) : f16
 
-What is computed stays float32 from kernel to kernel, and is rounded where it leaves the network or
-meets what only moves float16 numbers, such as a decoder's keys. A table of which rows are taken
-stays float16. Rounding after every operator, as the file has it, is further from what it means, and
-slower by the conversions: onnxruntime leaves it out, too.
+Computed values stay float32 from kernel to kernel. They are rounded where they leave the network,
+or where they meet float16 numbers that are only moved, such as a decoder's keys. A table of which
+only some rows are read stays float16. Rounding after every operator, as the file says, would be
+less exact and slower by the conversions; onnxruntime does not do it either.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def compute_half_wide(graph: Graph) -> Graph:
 
 
 class _Widening:
-    """`_wide` has the float32 numbers that a new float16 value was rounded from, or is equal to;
-    `_rounded` those values that the network itself rounds: what makes float32 of them at once
-    wants them rounded."""
+    """`_wide` has, for a new float16 value, the float32 numbers that it was rounded from or that
+    equal it. `_rounded` are the values that the network itself rounds: a node that converts these
+    to float32 again needs the rounded numbers."""
 
     def __init__(self, graph: Graph) -> None:
         self._rewriter = GraphRewriter(graph)
@@ -58,7 +58,7 @@ class _Widening:
         return rewriter.finish()
 
     def _note(self, node: Node, before: Value, after: Value) -> None:
-        """What a conversion leaves at hand."""
+        """Remembers the numbers that are available after a conversion."""
         if (before.type.dtype, after.type.dtype) == (f32, f16):
             self._wide[after] = before
             if _is_asked_for(node):
@@ -67,7 +67,7 @@ class _Widening:
             self._wide.setdefault(before, after)
 
     def _computes(self, node: Node) -> bool:
-        """Whether a node computes with float16 numbers that may as well be float32 ones."""
+        """Whether a node computes with float16 numbers that may be float32 numbers as well."""
         halves = [value for value in node.inputs if value.type.dtype is f16]
         if not halves or node.regions or node.operator.name in _STAY:
             return False
@@ -108,15 +108,16 @@ class _Widening:
 
 
 def _is_asked_for(node: Node) -> bool:
-    """Whether a conversion is the network's own: the reader writes others around what it computes
-    in float32, such as a norm."""
+    """Whether a conversion is the network's own. (The reader writes others around operators that
+    compute in float32, such as a norm.)"""
     return not node.sources or any(
         source.partition(" ")[0] in ("Cast", "CastLike") for source in node.sources
     )
 
 
 def _wide_attributes(node: Node) -> Mapping[str, object]:
-    """Sums in float32 are what products of float32 numbers have anyway: not to be asked for."""
+    """The attributes without the type of the sums: products of float32 numbers have float32 sums
+    anyway."""
     attributes = node.attributes
     if node.operator.name in ("matmul", "conv") and attributes.get("dtype") is f32:
         return {**attributes, "dtype": None}

@@ -1,9 +1,10 @@
-"""Lets products that decode their weights round these, and what they multiply, to bfloat16.
+"""Lets products that decode their weights round these weights and the other operand to bfloat16.
 
     matmul_blocks(x, weights, scales)   becomes   matmul_blocks(x, weights, scales, pairs=True)
 
-For machines with an instruction that multiplies pairs of such numbers. Products of a few rows,
-whose work is to read the weights, stay in float32 (ops/contractions/matmul_blocks.py).
+This is for machines with an instruction that multiplies pairs of such numbers. Products of few
+rows, most of whose time is reading the weights, stay in float32
+(ops/contractions/matmul_blocks.py).
 """
 
 from __future__ import annotations

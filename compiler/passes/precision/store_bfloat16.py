@@ -1,4 +1,4 @@
-"""Rounds what matrix products and convolutions multiply to bfloat16; sums stay float32.
+"""Rounds the operands of matrix products and convolutions to bfloat16. Their sums stay float32.
 
     %2 = relu(%1) : f32                      %2 = relu(%1) : f32
     %3 = conv(%2, w) : f32                   %3 = cast(%2) : bf16
@@ -6,19 +6,22 @@
                                              %5 = cast(%3) : f32
                               becomes        %6 = add(%5, %9) : f32
 
-What a convolution reads is stored once, as bfloat16, and all that read it read that: half of the
-bytes move. What only matrix products read is small beside their weights: others read it unrounded,
-which is a quarter of the error where norms are behind residuals, as in BERT.
-Inputs and outputs of the network keep their type. Softmax, norms, losses and all other
-arithmetic are in float32. Products of two computed tensors (the scores and the result of an
-attention) are of rounded numbers where the machine multiplies these faster, unless they have few
-rows, whose work is to read the right one: a decoder's step reads keys and values where they have
-been joined. The constant weights of a recurrence are rounded, whose way from memory is what its
-steps wait for; its state is kept in float32, and rounded where an instruction multiplies it with
-them (recurrence_pairs.py). In a step of training, the gradients of convolutions' weights are of
-float32 numbers: Winograd's method is faster there.
-GPUs, whose fast products are of 16-bit numbers only, round what sums of single pixels read, too,
-store every value once, and leave recurrences alone.
+An operand of a convolution is stored once, as bfloat16, and all its readers read that, so half as
+many bytes move. An operand of matrix products only is small compared to their weights, so other
+readers get it unrounded; where norms follow residuals, as in BERT, that reduces the error to a
+quarter. Inputs and outputs of the network keep their types. Softmax, norms, losses and all other
+arithmetic are in float32.
+
+Products of two computed tensors (the scores and the result of an attention) get rounded operands if
+the machine multiplies these faster, except if they have few rows: their time is that of reading the
+right operand, and a decoder's step reads keys and values where they have been joined. The constant
+weights of a recurrence are rounded, because its steps wait for them to come from memory. Its state
+stays float32, and is rounded where an instruction multiplies it with the weights
+(recurrence_pairs.py). In a training step, the gradients of convolutions' weights are computed from
+float32 numbers, because Winograd's method is faster there.
+
+GPUs, whose fast products are of 16-bit numbers only, also round what sums over single pixels read,
+store every value once, and leave recurrences as they are.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ _RECURRENT = ("lstm", "gru", "rnn")
 
 
 class _Extent(IntEnum):
-    """Which products are of rounded numbers: those with constants or one computed matrix; those of
-    many rows with many computed matrices, too; or all."""
+    """Which products get rounded operands: those with constants or one computed matrix; also those
+    of many rows with many computed matrices; or all."""
 
     ONE_MATRIX = 0
     MANY_ROWS = 1
@@ -52,17 +55,18 @@ class _Extent(IntEnum):
 
 
 def store_bfloat16_weights(graph: Graph) -> Graph:
-    """The same network with weights of bfloat16 numbers, and what they are multiplied with."""
+    """The same network with weights of bfloat16 numbers, and with the operands that they are
+    multiplied with rounded, too."""
     return _stored(graph, _Extent.ONE_MATRIX)
 
 
 def store_bfloat16(graph: Graph) -> Graph:
-    """The same network with products of bfloat16 numbers."""
+    """The same network with rounded operands of products."""
     return _stored(graph, _Extent.MANY_ROWS)
 
 
 def store_bfloat16_everywhere(graph: Graph) -> Graph:
-    """The same, all products and convolutions but depthwise ones."""
+    """The same for all products and convolutions except depthwise ones."""
     return _stored(graph, _Extent.EVERYTHING)
 
 
@@ -116,15 +120,16 @@ def _multiplied(
 
 
 def _is_given(value: Value, graph: Graph, producers: Mapping[Value, Node]) -> bool:
-    """Whether a value is an input of the network, maybe in another order: in a step of training,
-    weights, but not what their gradients are made of."""
+    """Whether a value is an input of the network, possibly transposed. In a training step such a
+    value is a weight, and not what the gradient of a weight is computed from."""
     while (node := producers.get(value)) is not None and node.operator.name in _VIEWS:
         value = node.inputs[0]
     return value in graph.inputs
 
 
 def _is_worth_rounding(node: Node, extent: _Extent) -> bool:
-    """Whether what a product reads is not an image of which it takes a pixel or two of each row."""
+    """Whether rounding pays: it does not if the operand is an image of which only a pixel or two
+    per row are read."""
     if node.operator.name != "conv" or extent is _Extent.EVERYTHING:
         return True
     *_, taps, channels, _ = node.inputs[1].type.shape
@@ -134,7 +139,7 @@ def _is_worth_rounding(node: Node, extent: _Extent) -> bool:
 
 
 def _multiplies_matrices(node: Node) -> bool:
-    """Whether the right side of a product is more than one matrix, as an attention's."""
+    """Whether the right operand of a product is more than one matrix, as in an attention."""
     return node.operator.name == "matmul" and node.inputs[1].type.rank != 2
 
 
@@ -155,7 +160,7 @@ def _want(
 
 
 def _is_used_part(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether a node takes what is in use of a cache, which may have many more places."""
+    """Whether a node takes the used part of a cache that may have many more places."""
     if node.operator.name != "slice":
         return False
     value = node.inputs[0]
@@ -172,7 +177,8 @@ def _rewrite(
     narrow: dict[Value, Value],
     multiplied: tuple[Value, ...],
 ) -> None:
-    """`sets`: the values that are stored rounded, and of these those that all read so."""
+    """Rewrites a node. `sets` are the values that are stored rounded, and among these the ones that
+    all readers read so."""
     wanted, rounded = sets
     rewriter.sources = node.sources
     passes_on = node.operator.name in _PASSING and wanted.issuperset((node.output, *node.inputs))
@@ -196,7 +202,7 @@ def _rewrite(
 
 
 def _with_narrow_weights(rewriter: GraphRewriter, node: Node) -> Node:
-    """A recurrence that reads constant weights as bfloat16; sums and gates are in float32."""
+    """A recurrence that reads constant weights as bfloat16. Its sums and gates are in float32."""
     gates, weights, *others = node.inputs
     if gates.type.dtype is not f32 or weights not in rewriter.graph.constants:
         return node

@@ -1,10 +1,10 @@
-"""Computes contractions of 16-bit floats in float32, which is how they accumulate anyway.
+"""Computes contractions of 16-bit floats with float32 sums.
 
     conv(x, w) : f16      becomes      cast(conv(cast(x) : f32, w as f32) : f32) : f16
     conv(x, w) : bf16     becomes      cast(conv(x, w, dtype=f32) : f32) : bf16
 
-Register tiles hold float32 sums; the casts join the kernels before and after. Some machines
-multiply bf16 as it is; for others `widen_bfloat16` makes float32 of it.
+The sums in register tiles are float32 anyway, and the casts join the kernels before and after. Some
+machines multiply bf16 numbers as they are; for others, `widen_bfloat16` converts them to float32.
 """
 
 from __future__ import annotations
