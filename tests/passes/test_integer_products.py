@@ -120,6 +120,22 @@ def test_short_sums_of_channels_apart_are_floats(
     assert convolution.output.type.dtype is (f32 if is_exact else i32)
 
 
+def test_a_zero_point_of_the_other_type_of_bytes_leaves_sums_of_integers(
+    rng: np.random.Generator,
+) -> None:
+    """Bytes less a zero point below 0 reach 383, so 16 products may be more than float32 holds."""
+    c = Case()
+    wide = c.cast(c.x(1, 20, 18, 3, dtype=u8), "i32")
+    zero = c.cast(c.b.input("zero", TensorType(i8, (1,))), "i32")
+    x = c.of("sub", wide, composite.broadcast_to(c.b, zero, wide.type.shape))
+    w = c.b.constant(np.full((16, 16, 1, 3), 255, np.int32))
+    around = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0)}
+    graph = c.b.finish([c.of("conv", x, w, groups=3, **around)])
+    result = changed(graph, [simplify, narrow_integers, remove_dead], rng)
+    (convolution,) = [node for node in result.nodes if node.operator.name == "conv"]
+    assert convolution.output.type.dtype is i32
+
+
 def test_a_known_image_may_need_a_border_that_is_no_byte(rng: np.random.Generator) -> None:
     """As 8-bit integers, its numbers have a zero point below them."""
     c = Case()

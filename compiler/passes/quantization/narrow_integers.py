@@ -315,7 +315,7 @@ def _is_byte(rewriter: GraphRewriter, zero: Value | int, dtype: DType) -> bool:
     if isinstance(zero, int):
         return dtype.has(zero)
     behind = _origin(rewriter, zero)
-    return behind is not None and behind.type.dtype in (i8, u8)
+    return behind is not None and behind.type.dtype is dtype
 
 
 # Products
