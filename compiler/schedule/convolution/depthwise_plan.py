@@ -32,6 +32,13 @@ FULL = 16
 """Channels that are whole vectors, and whole groups, on every machine."""
 MOST_IN_A_ROW = 24
 """Taps that are all in a row in the code of a tile."""
+_LATENCY = 4
+"""Cycles from a product to the next of the same sum."""
+_FAR = 3
+"""Cycles of a load from the second-level cache (14x14x576 on Zen 5, which no tile's inputs of all
+channels leave room for: 9.5 cycles for an output of 2x7, 12.6 of 4x2)."""
+_WAY = 4096
+"""Bytes of the first-level cache that a line of every set holds."""
 
 
 def is_by_channels(node: Node) -> bool:
@@ -171,21 +178,40 @@ def possible_tiles(work: Depthwise, target: Target) -> Iterator[TileSize]:
 
 
 def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
-    """The tile that costs least per output. The cost is in cycles where the taps are a loop (sums
-    wait for their own last product), and in loads elsewhere."""
-    cost = _cycles if work.loops_over_taps else _loads
-    tiles = possible_tiles(work, target)
-    return min(tiles, key=lambda tile: cost(work, tile) * _uneven(work, tile))
+    """The tile that takes the fewest cycles for an output; of several the smallest, as larger ones
+    only leave less in the first-level cache (28x28x256: 21 us by 4x2, 25 by 4x4), and the highest.
+    """
+
+    def cost(tile: TileSize) -> tuple[float, int, int]:
+        cycles = _looped_cycles(work, tile) if work.loops_over_taps else _cycles(work, tile, target)
+        return cycles * _uneven(work, tile), tile.rows * tile.columns, -tile.rows
+
+    return min(possible_tiles(work, target), key=cost)
 
 
-def _cycles(work: Depthwise, tile: TileSize) -> float:
+def _looped_cycles(work: Depthwise, tile: TileSize) -> float:
     """Cycles per output and row of taps. A cycle starts two loads and two products; each product of
     a sum starts four cycles after the one before."""
     count, taps = work.stretches()
     inputs = work.reach(1, tile.columns) - work.reach(1, 1) + taps
     loads = count * work.group * (inputs + taps)
     of_a_sum = work.kernel[1] * work.group
-    return max(tile.columns * of_a_sum / 2, loads / 2, 4 * of_a_sum) / tile.columns
+    return max(tile.columns * of_a_sum / 2, loads / 2, _LATENCY * of_a_sum) / tile.columns
+
+
+def _cycles(work: Depthwise, tile: TileSize, target: Target) -> float:
+    """Cycles for an output whose taps are all in a row: of products, two of which start in one, of
+    sums that wait for them, and of what comes from the second-level cache. That is all of a tile if
+    the first-level cache has no room for all of its channels, else what no tile beside it had."""
+    outputs = tile.rows * tile.columns
+    loads = _loads(work, tile)
+    if not isinstance(work.channels, int):
+        return loads * _FAR
+    bytes = loads * outputs * work.channels * work.weights.dtype.bytes
+    is_near = bytes <= _WAY * target.l1_ways
+    fetched = work.reach(0, tile.rows) * work.strides[1] / tile.rows if is_near else loads
+    taps = work.kernel[0] * work.kernel[1]
+    return max(taps / 2, _LATENCY * taps / outputs, loads / 2, fetched * _FAR)
 
 
 def _loads(work: Depthwise, tile: TileSize) -> float:
