@@ -239,6 +239,8 @@ def test_it_is_for_wide_layers_with_known_channels() -> None:
     assert pays((1, 1, 7500), 128, 128, f32, (Taps(1), Taps(3, 1024)))
     assert not pays((1, 1, 1025), 128, 128, f32, (Taps(1), Taps(3, 1024)))
     assert not pays((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))
+    assert pays((1, 1, 200), 24, 56, f32, (Taps(1), Taps(3)))
+    assert not pays((1, 1, 200), 16, 56, f32, (Taps(1), Taps(3)))
 
 
 def test_segments_are_for_channels_whose_products_outweigh_the_transforms() -> None:
