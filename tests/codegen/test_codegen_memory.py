@@ -13,7 +13,7 @@ from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.compiler.ir.evaluate import evaluate_named
-from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.expr import Buffer, Expression, index_value
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array, DType, bf16, boolean, f16, f32, f64, i8, i32, i64, u8
@@ -52,6 +52,7 @@ ACCESSES: dict[str, Callable[[Dim], Size]] = {
     "far backwards": lambda i: 5 * N - 5 - 5 * i,
     "by a symbol": lambda i: M * i,
     "divided": lambda i: i // 3,
+    "in rows": lambda i: dims.floordiv(i, M) * 4 + dims.mod(i, M),
     "halved": lambda i: i // 2 + M,
     "wrapped": lambda i: (i + M) % 5,
 }
@@ -117,6 +118,19 @@ def test_stores_at_every_stride(name: str, dtype: DType, target: Target) -> None
     compiled = CompiledKernel(Kernel("kernel", (x, out), 1, ("n", "m"), builder.block()), target)
     for n in SIZES:
         compare(compiled, [numbers(dtype, n), np.zeros(250, dtype.numpy)], n=n, m=3)
+
+
+@on_each_target
+@pytest.mark.parametrize("m", [1, 3, 7, 10_007, (1 << 47) + 3])
+def test_quotients_of_indices_by_a_size_are_whole(m: int, target: Target) -> None:
+    out, far = Buffer("out", i64, (64,)), 1 << 48
+    first = far // m * m - 32  # quotients that end in the vectors, and one behind them
+    builder = KernelBuilder()
+    with builder.loop(64, "vector", 16) as i:
+        builder.store(out, (i,), index_value(dims.floordiv(i + first, M)))
+    compiled = CompiledKernel(Kernel("kernel", (out,), 0, ("m",), builder.block()), target)
+    (found,) = compiled([np.zeros(64, np.int64)], {"m": m}).arrays
+    assert found.tolist() == [(first + i) // m for i in range(64)]
 
 
 @on_each_target

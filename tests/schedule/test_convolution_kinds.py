@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32, u8
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -67,6 +68,13 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (1, 16, 23), (16, 8, 5), {"dilations": [2], "pads": [4, 4], "group": 2}),
     ("Conv", (2, 16, 7, 9, 8), (24, 16, 3, 3, 3), {"strides": [2, 1, 1], "pads": [1] * 6}),
     ("Conv", (1, 16, 4, 9, 8), (16, 16, 1, 3, 3), {"pads": [0, 1, 1, 0, 1, 1]}),
+    (
+        "Conv",
+        (1, 9, 6, 4, 5),
+        (24, 9, 3, 3, 2),
+        {"strides": [2, 1, 1], "dilations": [2, 3, 1], "pads": [7, 3, 1, 3, 2, 1]},
+    ),
+    ("Conv", (1, 17, 9, 18), (1, 17, 3, 3), {"strides": [2, 1]}),
     ("Conv", (1, 20, 9, 18), (20, 1, 7, 7), {"pads": [3] * 4, "group": 20}),
     ("Conv", (2, 9, 7, 10), (18, 1, 3, 3), {"pads": [1] * 4, "strides": [2, 1], "group": 9}),
     ("Conv", (1, 5, 30), (20, 1, 7), {"pads": [3, 3], "group": 5}),
@@ -145,6 +153,17 @@ def test_a_volume_may_have_any_sizes() -> None:
         x = floats(*shape)
         (theirs,) = expected(model, {"x": x})
         np.testing.assert_allclose(compiled.run([x])[0], theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_taps_that_see_padding_only_are_left_out_tile_by_tile() -> None:
+    """Too few outputs for regions; a tile's rows are of one row of the volume."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[2, 2, 2] * 2)
+    model = node_model(node, [("x", floats(1, 16, 4, 4, 12))], 17, [("w", floats(8, 16, 5, 5, 5))])
+    steps = planned(read_onnx(model)).program.steps
+    (launch,) = [
+        step for step in steps if isinstance(step, Launch) and step.kernel.name.startswith("conv")
+    ]
+    assert " in 0..n" in print_kernel(launch.kernel)
 
 
 def test_products_with_padding_are_left_out() -> None:
@@ -267,6 +286,35 @@ def test_several_filters_of_one_channel_are_depthwise_too() -> None:
     model = node_model(node, [("x", floats(1, 16, 5, 6))], 17, [("w", floats(32, 1, 3, 3))])
     decisions = planned(read_onnx(model)).program.decisions
     assert any(one.signature.startswith("depthwise") for one in decisions)
+
+
+@pytest.mark.parametrize(("channels", "is_ordered"), [(16, True), (8, False)])
+def test_channels_that_one_output_adds_up_are_put_in_order(channels: int, is_ordered: bool) -> None:
+    x, w = floats(1, channels, 9, 9), floats(1, channels, 3, 3)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    program = planned(read_onnx(node_model(node, [("x", x)], 17, [("w", w)]))).program
+    (launch,) = [
+        step
+        for step in program.steps
+        if isinstance(step, Launch) and step.kernel.name.startswith("conv")
+    ]
+    assert (launch.values[0] not in program.inputs) == is_ordered
+
+
+def test_an_image_is_padded_as_bytes_where_dividing_it_costs() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 16, 7, 7] x) => (float[1, 8, 7, 7] y)
+        <float s = {0.3}, uint8 zero = {131}, int8 none = {0}> {
+            b = QuantizeLinear(x, s, zero)
+            q = QLinearConv<pads = [1, 1, 1, 1]>(b, s, zero, k, s, none, s, zero)
+            y = DequantizeLinear(q, s, zero)
+        }"""
+    model, r = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = r.integers(-128, 128, (8, 16, 3, 3)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    steps = planned(read_onnx(model)).program.steps
+    first = next(step.kernel for step in steps if isinstance(step, Launch))
+    assert first.buffers[-1].dtype is u8
 
 
 def test_vectors_of_a_depthwise_convolution_are_neighbours_in_memory() -> None:

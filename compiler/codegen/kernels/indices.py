@@ -14,14 +14,14 @@ from typing import TypeAlias
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic, like, select
 from bessemer.compiler.codegen.kernels.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
-from bessemer.compiler.codegen.values import Pointer, Value
+from bessemer.compiler.codegen.values import Pointer, Value, type_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Atom, Dim, FloorDiv, Max, Min, Mod, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.polynomials import Monomial
-from bessemer.compiler.ir.types import boolean, i32, i64
+from bessemer.compiler.ir.types import boolean, f64, i32, i64
 from bessemer.compiler.ir.walk_expr import index_expressions
 
 Evaluate: TypeAlias = Callable[[Expression], Value]
@@ -315,6 +315,8 @@ class Indices:
             b = intrinsic(w, "umax", self._value(right, vectors), number(1))
             a, b = same_lanes(w, a, b)
         if dims.is_nonnegative(left):
+            if a.lanes > 1 and b.number is None and not _reads_data(left, right):
+                return _by_floats(w, a, b)
             return self._divide_small(left, a, b) or _unsigned(w, a, b)
         below = w.operate("sub", i64, a, w.operate("sub", i64, b, like(b, 1)))
         start = select(w, compare(w, "slt", a, like(a, 0)), below, a)
@@ -341,9 +343,26 @@ def _unsigned(w: Writer, a: Value, b: Value) -> tuple[Value, Value]:
     return quotient, w.operate("sub", a.kind, a, product)
 
 
+def _by_floats(w: Writer, a: Value, b: Value) -> tuple[Value, Value]:
+    """Quotients of indices, which are far below 2^50: (a + 1/2) / b is at least 1 / 2b from whole
+    numbers, which is more than a rounded inverse and a rounded product are off."""
+    x, y = (
+        w.compute(f"uitofp {v.typed} to {type_text(f64, v.lanes)}", f64, v.lanes, v.level)
+        for v in (a, b)
+    )
+    inverse = w.operate("fdiv", f64, like(y, 1.0), y)
+    ratio = w.operate("fmul", f64, w.operate("fadd", f64, x, like(x, 0.5)), inverse)
+    quotient = w.compute(f"fptosi {ratio.typed} to {a.type}", i64, a.lanes, ratio.level)
+    return quotient, w.operate("sub", i64, a, w.operate("mul", i64, quotient, b))
+
+
+def _reads_data(*sizes: Size) -> bool:
+    return any(isinstance(leaf, Expression) for size in sizes for leaf in dims.atoms(size))
+
+
 def _flags(size: Size) -> str:
     """The nsw flag: indices and dimensions never overflow, but data may where a guard is false."""
-    return "" if any(isinstance(leaf, Expression) for leaf in dims.atoms(size)) else " nsw"
+    return "" if _reads_data(size) else " nsw"
 
 
 def _monomials(size: Size) -> Mapping[Monomial, int]:

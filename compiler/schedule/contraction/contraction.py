@@ -29,6 +29,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, frag
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.schedule.contraction.taps_inside import Image
 from bessemer.compiler.targets.machine import Target
 
 FEW_CHANNELS = 6
@@ -53,11 +54,13 @@ class DepthAxis:
 
     `steps` is how many steps of `b` one step along this axis takes. None: as many as all axes
     inside of it have, which is not so if only a part of the taps is summed.
+    `image`, if given, says which taps need not be multiplied.
     """
 
     extent: Size
     a_stride: Size
     steps: Size | None = None
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -340,6 +343,9 @@ def _walked_as_one(contraction: Contraction, outer: MergedAxis, inner: MergedAxi
     in every offset that the epilogue uses."""
     if contraction.bands is not None or outer.a_stride != inner.extent * inner.a_stride:
         return False
+    images = [axis.image.row for axis in contraction.depth if axis.image is not None]
+    if any(row in images for row in (*outer.members, *inner.members)):
+        return False
     # Symbols without extents: what holds for these holds for a merged index beyond the extent.
     symbols = [dims.Symbol(f"row{i}") for i in range(len(contraction.rows))]
     rows = tuple(dims.atom(symbol) for symbol in symbols)
@@ -376,7 +382,7 @@ def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
         if axis.extent == 1:
             continue
         follows = bool(merged) and merged[-1].a_stride == axis.extent * axis.a_stride
-        if follows and merged[-1].steps is None:
+        if follows and merged[-1].steps is None and merged[-1].image is axis.image is None:
             merged[-1] = replace(axis, extent=merged[-1].extent * axis.extent)
         else:
             merged.append(axis)

@@ -32,6 +32,7 @@ from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
 from bessemer.compiler.schedule.contraction.coming_lines import Turn, coming_lines
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
+from bessemer.compiler.schedule.contraction.taps_inside import taps_inside
 from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
@@ -144,9 +145,11 @@ class TileWriter:
             self._run(work, a_offset, k)
             return
         steps = steps_of(axes, self.contraction.group)
-        with self.builder.loop(first.extent) as step:
-            inner = a_offset + step * first.a_stride
-            self._depth(work, others, inner, k + step * steps)
+        inside = taps_inside(first.image, first.extent, work.tile.indices)
+        begin, count = map(self.builder.local, inside)
+        with self.builder.loop(count) as step:
+            at = begin + step
+            self._depth(work, others, a_offset + at * first.a_stride, k + at * steps)
 
     def _run(self, work: _Work, a_offset: Size, k: Size) -> None:
         """Writes the innermost loop: whole groups of products first, then what is left of a

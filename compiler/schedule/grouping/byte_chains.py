@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import f32, i8, u8
 from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, is_costly, kind_of
 from bessemer.compiler.schedule.nests.row_shapes import moves_last_axis
 
 BYTES = (u8, i8)
@@ -18,6 +19,17 @@ def narrows(node: Node) -> bool:
     if node.operator.name != "cast" or node.output.type.dtype not in BYTES:
         return False
     return node.inputs[0].type.dtype is f32
+
+
+def stores_bytes(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a node makes bytes of floats that something costly makes, element by element: where
+    that is not to be computed again and so is stored, then as bytes."""
+    made: Node | None = node
+    while narrows(node) and made is not None and kind_of(made) == "pointwise":
+        if is_costly(made):
+            return made.operator.name not in NOT_SAME_INDEX
+        made = producers.get(made.inputs[0])
+    return False
 
 
 def decodes(node: Node, producers: Mapping[Value, Node]) -> bool:

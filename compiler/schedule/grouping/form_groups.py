@@ -33,6 +33,7 @@ from bessemer.compiler.schedule.grouping.byte_chains import (
     looks_up,
     narrows,
     readers_across,
+    stores_bytes,
 )
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
@@ -48,10 +49,12 @@ from bessemer.compiler.schedule.grouping.kinds import (
 )
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.grouping.views import (
+    adds_up_channels,
     before_transposes,
     has_neighbours_last,
     is_affine_operand,
     parts_neighbours,
+    pools_moved_channels,
 )
 from bessemer.compiler.schedule.nests.row_shapes import (
     is_of_rows,
@@ -157,19 +160,12 @@ class _Former:
             group.reductions.append(node)
         if kind == "heavy":
             group.heavy.append(node)
-            moved = samples_channels(node) or self._pools_moved_channels(node)
+            moved = samples_channels(node) or pools_moved_channels(node, self.producers)
             if moved or pools_what_costs(node, self.producers):
                 self.forced.add(node.inputs[0])
             elif node.operator.name == "plane_conv":
                 self._force_neighbours(node.inputs[0])
         self._read(node, {group})
-
-    def _pools_moved_channels(self, node: Node) -> bool:
-        """Whether a pool reads channels that a transpose has moved. They are then put in order once
-        and not for every window."""
-        made = self.producers.get(node.inputs[0])
-        is_pool = node.operator.name in ("max_pool", "average_pool")
-        return is_pool and made is not None and moves_last_axis(made)
 
     def _read(self, node: Node, groups: set[Group]) -> None:
         for value in node.inputs:
@@ -191,7 +187,7 @@ class _Former:
         """The left operand must lie in memory; the right one is packed, by a group if necessary."""
         if node in self.unpadded:
             self.forced.add(self.producers[node.inputs[0]].inputs[0])
-        elif is_by_channels(node):
+        elif is_by_channels(node) or adds_up_channels(node):
             self._force_behind_widening(node.inputs[0])
         elif self.by_pairs and parts_neighbours(node, self.producers):
             self.forced.add(node.inputs[0])
@@ -240,6 +236,8 @@ class _Former:
         turns = any(map(moves_last_axis, group.nodes))
         if narrows(node) and (group.reductions or group.heavy or (turns and self._has_sums(node))):
             return False  # bytes are the cheapest to store and to read again
+        if node.output.type.numel != product(group.shape) and stores_bytes(node, self.producers):
+            return False
         operands = {value for member in group.nodes for value in member.inputs}
         operands -= {value for member in group.nodes for value in member.outputs}
         if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:

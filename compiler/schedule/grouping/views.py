@@ -11,7 +11,11 @@ from bessemer.compiler.ir.expr import Buffer, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import bf16, i8, u8
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.nests.partial_sums import is_longer
+from bessemer.compiler.schedule.nests.row_shapes import moves_last_axis
 
+FEWEST_ADDED_UP = 16
+"""Channels of which a convolution with one output channel makes vectors."""
 _AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
 
 
@@ -95,6 +99,24 @@ def parts_neighbours(node: Node, producers: Mapping[Value, Node]) -> bool:
     left = producers.get(x)
     is_transpose = left is not None and left.operator.name == "transpose"
     return is_transpose and not has_neighbours_last(x, producers)
+
+
+def adds_up_channels(node: Node) -> bool:
+    """Whether a convolution has one output channel, so that its vectors are of what it adds up:
+    channels, if they fill some. Windows of fewer are read from planes in less time than it takes to
+    put these in order."""
+    if node.operator.name != "conv":
+        return False
+    *taps, channels, columns = node.inputs[1].type.shape
+    return columns == 1 and taps[-1] != 1 and is_longer(channels, FEWEST_ADDED_UP - 1)
+
+
+def pools_moved_channels(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a pool's windows see channels that a transpose brings together: they are put in
+    order once, not for every window."""
+    made = producers.get(node.inputs[0])
+    is_pool = node.operator.name in ("max_pool", "average_pool")
+    return is_pool and made is not None and moves_last_axis(made)
 
 
 def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:

@@ -53,6 +53,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.packed_in_turns import packed_in_turns
+from bessemer.compiler.schedule.lowering.padding_taps import without_padding
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
@@ -175,6 +176,8 @@ def _lower_in_registers(
     them."""
     target = lowering.target
     draft = with_group(job.draft, target)
+    if not regions:
+        draft = without_padding(draft, job.form, anchor, grouping.producers)
     is_constant = job.right in lowering.constants
     sums = partial(_left_out, anchor, regions, inputs, grouping, lowering)
     works = list(contractions_of(draft, job.form, regions, sums))
