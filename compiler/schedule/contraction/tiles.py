@@ -66,6 +66,11 @@ _PAGE = 4096
 _NEAR = 32 << 10
 _NEAR_OF_FEW_ROWS = 400 << 10
 _FEW_ROWS = 4
+# In runs of rows that are cut unevenly, tiles of two heights take turns, which branch predictors do
+# not foresee. Runs of fewer steps are cut evenly if somewhat lower tiles do that (Zen 5, 3x3 of
+# one channel: 120 rows by 12, 0.85 of the time of 14 and 13; 100 rows by 10, 0.66; of three
+# channels, 150 rows by 10, 0.81).
+_SHORT_RUN = 8192
 # A block's partial sums are on the stack.
 _PARTIAL_BYTES = 48 << 10
 
@@ -148,6 +153,9 @@ def plan(
         most = min(most, _MOST_POINTERS)
     height = min(height, most)
     walk = walk_of(contraction, height)
+    if not shape:
+        height = _even_height(contraction, walk, height)
+        walk = walk_of(contraction, height)
     panel = vectors * lanes
     cut = cut_evenly(walk.axis.extent, height // walk.unit)
     rows = cut.height * walk.unit
@@ -168,6 +176,17 @@ def plan(
         stretch=stretch,
         fetches_rows=_fetches_rows(contraction, walk, stretch, panel, target),
     )
+
+
+def _even_height(contraction: Contraction, walk: Walk, height: int) -> int:
+    """The height, or the next of more than two thirds of it, that cuts each short run evenly."""
+    run, depth = walk.axis.extent, contraction.depth_steps
+    if not isinstance(run, int) or not isinstance(depth, int) or walk.unit > 1:
+        return height
+    if not (walk.outer or walk.batch) or run <= height or run * depth > _SHORT_RUN:
+        return height
+    lower = range(height, height * 2 // 3, -1)
+    return next((rows for rows in lower if run % rows == 0), height)
 
 
 def _fetches_rows(
