@@ -1,12 +1,12 @@
-"""Transposes squares of registers: from each vector one lane, then the next lane of each.
+"""Transposes squares of registers: takes one lane from each vector, then the next lane from each.
 
     a0 a1 a2 a3        a0 b0 c0 d0
     b0 b1 b2 b3   ->   a1 b1 c1 d1
     ...                ...
 
-Two vectors at a time are interleaved, block by block, and then the results, in blocks twice as
-long. Within 16 bytes that is one instruction everywhere, so blocks are interleaved within these,
-and the columns get out of order, wherever every column ends as a store of its own.
+Two vectors at a time are interleaved block by block, and then the results, in blocks twice as long.
+Within 16 bytes that is one instruction on every machine. So if each column is stored separately
+anyway, blocks are only interleaved within 16 bytes, and the columns come in another order.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ Columns = tuple[list[int], Value]
 def transpose_registers(
     w: Writer, rows: Sequence[Value], together: int, in_order: bool
 ) -> list[Columns]:
-    """The columns of rows, which are blocks of `together` lanes. `in_order` keeps the order of the
-    columns, so that the vectors make one sequence. Of three rows, which have blocks of one lane,
-    only that is made, and columns that begin in one vector end in the next."""
+    """The columns of `rows`, whose elements are blocks of `together` lanes. With `in_order` the
+    columns are in order, so that the vectors form one sequence.
+
+    For three rows, whose blocks must have one lane, only that sequence is made; there, columns may
+    begin in one vector and end in the next.
+    """
     lanes = rows[0].lanes
     if len(rows) == 3:
         return [([], third) for third in _of_three(w, rows)]
@@ -49,8 +52,8 @@ def transpose_registers(
 
 
 def _halves(w: Writer, a: Columns, b: Columns, block: int, inside: int) -> list[Columns]:
-    """Two vectors of the same columns, interleaved: what comes of the first half of each part of
-    `inside` blocks (of the whole vector, if not 2 at least), and of the second half."""
+    """Two vectors with the same columns, interleaved: the results for the first and for the second
+    half of each part of `inside` blocks (of the whole vector, if that is less than 2)."""
     columns, left = a
     right = b[1]
     size = inside if 2 <= inside <= len(columns) else len(columns)

@@ -1,13 +1,13 @@
-"""Writes the instructions of one function, each where its operands are first known, and only once.
+"""Writes the instructions of one function, each of them once, and as far out of loops as possible.
 
-The writer keeps a stack of scopes: the function, then a scope for every loop body and branch that
-is open. A value's level is the depth of the scope in which it is known; an instruction belongs to
-the level of its newest operand. If that is not the innermost scope, the instruction goes in front
-of the loop (or branch) that lies on the way: what does not change in a loop is never in it, and an
-instruction that was written before is not written again. So no optimizer is needed for either.
+The writer keeps a stack of scopes: the function, and a scope for each loop body and branch that is
+open. A value's level is the depth of the scope in which it is known, and an instruction belongs to
+the level of its newest operand. If that is not the innermost scope, the instruction is written in
+front of the loop (or branch) in between. So nothing that does not change in a loop is computed in
+it, and no instruction is written twice. No optimizer is needed for either.
 
-Loads move in the same way, but not over stores to their buffer, and not to where they might
-not have been executed.
+Loads move in the same way, but not across stores to their buffer, and not to places where they
+might be executed although they were not before.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Lines: TypeAlias = list[Union[str, "Lines"]]
 
 @dataclass
 class Scope:
-    """A loop body or a branch. What is known before it and needed in it is written to `before`.
+    """A loop body or a branch. Values that are known before it and needed in it are computed in
+    `before`.
 
     `writes` names the buffers that the body stores to. `runs` says that control surely reaches the
-    body when it reaches the construct; `before` of a loop is only reached together with its body.
+    body if it reaches the construct. The `before` of a loop is only reached together with its body.
     """
 
     kind: Literal["function", "loop", "branch"]
@@ -58,7 +59,7 @@ class Writer:
         return len(self.scopes) - 1
 
     def text(self) -> str:
-        """All that has been written."""
+        """All text that has been written."""
         return "".join(f"{line}\n" for line in _flat(self._lines))
 
     def name(self) -> str:
@@ -157,18 +158,17 @@ class Writer:
         return found if depth < len(self.scopes) and self.scopes[depth] is scope else None
 
     def remember(self, key: Hashable, level: int, found: object) -> None:
-        """Keeps what was made of values of this level, for as long as they are known: whoever asks
-        for the same again need not write the same instructions again to find that they are there.
-        """
+        """Keeps what was made from values of this level for as long as these are known, so that the
+        same instructions need not be written again to find that they exist."""
         depth = min(level + 1, self.depth)
         self._remembered[key] = self.scopes[depth], depth, found
 
     def load(
         self, operation: str, buffer: str, kind: DType, lanes: int, pointer: Pointer, level: int = 0
     ) -> Value:
-        """A load from a buffer, written as far out as it is safe.
+        """A load from a buffer, written as far out as is safe.
 
-        `operation` has {} where the address belongs; `level` is that of its other operands.
+        `operation` has {} in place of the address; `level` is that of its other operands.
         """
         level = max(level, pointer.level)
         level = self.depth if self.loads_stay else self._load_level(buffer, level)
@@ -182,13 +182,13 @@ class Writer:
         return value
 
     def here(self, operation: str, kind: DType, lanes: int = 1) -> Value:
-        """The value of an instruction at this very place, whatever it depends on."""
+        """The value of an instruction at exactly this place, whatever it depends on."""
         name = self.name()
         self.line(f"{name} = {operation}")
         return Value(name, kind, lanes, self.depth)
 
     def forget(self, buffer: str) -> None:
-        """A buffer has been written: what was loaded from it is no longer known."""
+        """Notes that a buffer has been written: values loaded from it are no longer known."""
         for scope in self.scopes:
             stale = [key for key, (source, _) in scope.loaded.items() if source == buffer]
             for key in stale:

@@ -1,7 +1,8 @@
-"""What differs between processors in the support code: denormals, pausing, the check for features.
+"""The support code that differs between processors: denormals, pausing, and the check for processor
+features.
 
-The support code itself is compiled for the plainest processor of its architecture, so that `create`
-can say that an instruction set is missing instead of dying of it.
+The support code itself is compiled for the oldest processor of its architecture, so that `create`
+can report a missing instruction set and does not crash because of it.
 """
 
 from __future__ import annotations
@@ -149,14 +150,14 @@ def architecture(triple: str) -> str:
 
 
 def baseline(triple: str) -> str:
-    """The function attributes that keep the support code on the plainest processor."""
+    """The function attributes that restrict the support code to the oldest processor."""
     if architecture(triple) == "x86_64":
         return 'nounwind "target-cpu"="x86-64" "target-features"="+sse2"'
     return 'nounwind "target-cpu"="generic" "target-features"="+neon"'
 
 
 def pause(triple: str) -> str:
-    """The instruction that says: this thread only waits."""
+    """The instruction that tells the processor that this thread only waits."""
     if architecture(triple) == "x86_64":
         return "call void @llvm.x86.sse2.pause()"
     return "call void @llvm.aarch64.hint(i32 1)"
@@ -166,7 +167,8 @@ def processor_text(triple: str, features: Iterable[str]) -> str:
     """LLVM IR of bessemer_flush_denormals, bessemer_restore_denormals and bessemer_processor_fits.
 
     Flushing sets the whole control word (0x9FC0: flush, denormals are zero, round to nearest, no
-    traps): the caller's rounding mode shall not change the model's bits. Restoring gives it back.
+    traps), so that the caller's rounding mode does not change the model's results. Restoring sets
+    it back.
     """
     if architecture(triple) == "aarch64":
         return _AARCH64_DENORMALS + _fits("", "  ret i1 true\n")

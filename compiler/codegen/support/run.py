@@ -15,8 +15,9 @@ from bessemer.runtime.artifact import Signature
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """One graph of an artifact. Its functions are called NAME_body, NAME_workspace and NAME_run;
-    its arrays are those of `signature`, its weights begin at `weights_from` of the artifact's."""
+    """One graph of an artifact. Its functions are called NAME_body, NAME_workspace and NAME_run.
+    Its arrays are those of `signature`, and its weights begin at byte `weights_from` of the
+    artifact's weights."""
 
     name: str
     signature: Signature
@@ -271,7 +272,7 @@ TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _LAT
 
 
 def graph_text(body: Body) -> str:
-    """What a run is told of a body's graph: BODY_graph, and what it points to."""
+    """What a run needs to know about a body's graph: BODY_graph, and what it points to."""
     signature = body.signature
     flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
     kind = f"[{len(signature.outputs)} x i8]"

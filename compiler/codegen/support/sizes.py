@@ -1,4 +1,4 @@
-"""Index arithmetic as straight LLVM IR: a Size becomes an i64."""
+"""Writes index arithmetic as straight LLVM IR: a Size becomes an i64."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ declare i64 @llvm.sadd.sat.i64(i64, i64)
 
 
 class SizeWriter:
-    """Writes the computation of Sizes. `let` adds an instruction and gives its register; `leaf`
-    gives the register of a dimension symbol by name. Where `overflows` is given, sums and products
-    append to it registers that say that they left 64 bits; they need DECLARATIONS."""
+    """Writes the computation of Sizes. `let` adds an instruction and returns its register; `leaf`
+    returns the register of a dimension symbol, by name.
+
+    If `overflows` is given, a register is appended to it for every sum and product, which is true
+    if the result does not fit in 64 bits; this needs DECLARATIONS.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,8 @@ class SizeWriter:
                 raise InternalError(f"the run body cannot compute {factor}")
 
     def _divide(self, numerator: str, denominator: str) -> str:
-        """Rounded down; a zero denominator (an empty tensor) gives what one would."""
+        """The quotient rounded down. If the denominator is zero (an empty tensor), that for a
+        denominator of one."""
         if not denominator.isdigit():
             zero = self._let(f"icmp eq i64 {denominator}, 0")
             denominator = self._let(f"select i1 {zero}, i64 1, i64 {denominator}")
@@ -90,7 +94,7 @@ class SizeWriter:
 
 
 def any_of(let: Callable[[str], str], flags: Iterable[str]) -> str:
-    """The register that says whether one of these registers is true."""
+    """A register that is true if any of these registers is."""
     found = "false"
     for flag in dict.fromkeys(flags):
         found = flag if found == "false" else let(f"or i1 {found}, {flag}")
@@ -98,8 +102,8 @@ def any_of(let: Callable[[str], str], flags: Iterable[str]) -> str:
 
 
 class StraightCode:
-    """Instructions without branches, each computation once. `names` are registers of sizes by
-    name; all other names are places of %dims. With `checks`, `overflows` are filled."""
+    """Instructions without branches, each computation once. `names` are registers of sizes by name;
+    other names are places of %dims. With `checks`, `overflows` are filled."""
 
     def __init__(self, symbols: Sequence[str], checks: bool = True) -> None:
         self.names: dict[str, str] = {}
@@ -117,7 +121,7 @@ class StraightCode:
         return self._known[text]
 
     def overflown(self) -> str:
-        """The register that says whether a size so far is beyond 64 bits."""
+        """A register that is true if any size so far does not fit in 64 bits."""
         return any_of(self.let, self.overflows)
 
     def put(self, text: str) -> None:

@@ -1,10 +1,10 @@
-"""Waiting for another thread without sleeping, as LLVM IR.
+"""Waits for another thread without sleeping, as LLVM IR.
 
-`bessemer_spin` looks at a word for up to `limit` microseconds, while (word == value) is `equal`. At
-first it does nothing else, for a microsecond or three: neighbouring kernels are answered at once.
-Then every 16 pauses (of 10 to 140 cycles) it reads the clock and offers the processor to others:
-where caller and worker share one, spinning only delays what is waited for (112 microseconds a
-parallel section where giving way takes 8, measured on a busy machine).
+`bessemer_spin` reads a word for up to `limit` microseconds, while (word == value) is `equal`. For
+the first one to three microseconds it does nothing else, so that the next kernel begins at once.
+After that, every 16 pauses (of 10 to 140 cycles each) it reads the clock and yields the processor:
+if caller and worker are on the same processor, spinning only delays what it waits for (112
+microseconds per parallel section in place of 8, on a busy machine).
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Teams: a kernel whose shares run at the same time and wait for each other, as LLVM IR.
+"""Writes teams, as LLVM IR: a kernel whose shares run at the same time and wait for each other.
 
-Only the context's own pool promises that: its workers have a thread each. A caller's parallel_for
-may run one task after another, and where processors are fewer than threads (then the context
-does not spin) each barrier would take a time slice: the kernel then runs as a team of one, with the
-same result.
+Only the context's own pool can promise that, since each of its workers has a thread. A caller's
+parallel_for may run one task after another. And if there are fewer processors than threads (the
+context then does not spin), each barrier would take a time slice. In these cases the kernel runs as
+a team of one, with the same result.
 
-Each member counts the barriers it has come to in a cache line of its own, and looks at the others'.
-There it also adds up its long waits, in which somebody else had a member's processor: where they
-took so much of the kernel's time that one thread alone would have been as fast, the next kernels
-with teams run alone: a few, and four times as many whenever the first team after them is disturbed
-too. On a crowded machine, that is what is fastest; on a machine of one's own, where a time slice is
-lost now and then all the same, hardly anything is lost.
+Each member counts the barriers that it has reached in a cache line of its own, and reads the
+others' counters. There it also adds up its long waits, which show that another process used a
+member's processor. If they took so much of the kernel's time that one thread alone would have been
+as fast, the next few kernels with teams run alone, and four times as many each time the first team
+after them is disturbed again. On a busy machine that is fastest. On an otherwise idle machine,
+where a time slice is lost only now and then, it costs hardly anything.
 """
 
 from __future__ import annotations

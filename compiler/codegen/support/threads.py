@@ -1,21 +1,22 @@
-"""Parallel loops of an artifact, as LLVM IR over pthreads.
+"""Runs the parallel loops of an artifact, as LLVM IR over pthreads.
 
-Every worker has a slot of its own: a ticket that counts its jobs, and a condition to sleep on.
-The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
-does chunk 0 itself, then the chunks that nobody has begun, and waits until `remaining` is 0. Who
-begins a chunk says so by raising `claimed` to the ticket, which one of the two can. A worker that
-has finished looks at its ticket for up to `spin` microseconds before it sleeps, giving way to
-whoever else wants the processor; a worker that is not needed is not touched. The caller owns a slot
-until `remaining` has been counted down, so nothing in it is written while it is read.
+Every worker has a slot of its own, with a ticket that counts its jobs, and a condition to sleep on.
+The caller writes the job and an index into the slots that it needs, raises their tickets, and wakes
+those who sleep. It then does chunk 0 itself, and after that the chunks that have not been begun,
+and waits until `remaining` is 0. Worker and caller claim a chunk by raising `claimed` to the
+ticket, in which only one of the two succeeds. A worker that has finished looks at its ticket for up
+to `spin` microseconds before it sleeps, and yields the processor to other threads meanwhile.
+Workers that are not needed are not touched. The caller owns a slot until `remaining` has been
+counted down, so nothing in it is written while it is read.
 
-Waking a sleeping worker takes the caller some ten microseconds and the worker as many. So a small
-job goes only to workers that are awake; when several have met sleepers within the time that a
-worker would have stayed awake, be it in one run or in some, the next one wakes them.
+To wake a sleeping worker takes the caller about ten microseconds, and the worker as many. So a
+small job goes only to workers that are awake. If several small jobs have found sleepers within the
+time that a worker would have stayed awake, in one run or in several, the next job wakes them.
 
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
 sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
 
-pool.py starts and ends the workers, spin.py is how they look for work.
+pool.py starts and ends the workers; spin.py is how they look for work.
 """
 
 from __future__ import annotations

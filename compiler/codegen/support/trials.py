@@ -1,16 +1,16 @@
-"""How small the jobs are that threads share, tried out while the model runs, as LLVM IR.
+"""Tries out, while the model runs, how small a job may be for threads to share it, as LLVM IR.
 
-Where two cores have a cache in common, a microsecond's work is worth sharing. Where they have none,
-each line that one has read or written takes the other tens of nanoseconds, and whole networks of
-small kernels run faster on one thread. Nothing tells a program which it is; on virtual machines it
-changes within minutes. So of every few thousand runs some are timed: three with each of the
-smallest jobs in `FEWEST`, of which the fastest is kept. Runs that take long have large kernels, or
-many: they are not tried, and share what is worth it nearly everywhere. Other sizes, or another
-graph, begin a new trial, which is soon repeated: what disturbed it is over by then. No bit depends
-on it.
+If two cores share a cache, a microsecond's work is worth sharing. If they do not, each line that
+one of them has read or written costs the other tens of nanoseconds, and whole networks of small
+kernels run faster on one thread. A program cannot ask which of these is the case; on virtual
+machines it changes within minutes. So of every few thousand runs some are timed: three with each of
+the smallest jobs in `FEWEST`, of which the fastest is kept. Long runs have large kernels, or many;
+they are not tried, and share all jobs that are worth sharing nearly everywhere. Other sizes, or
+another graph, begin a new trial, which is soon repeated, in case something disturbed it. The
+results do not depend on any of this.
 
-`tried` says what the pool's trial is about, `turn` counts its runs and those until the next, of
-which there are `period` in all; `best` are the nanoseconds.
+`tried` says what the pool's trial is about. `turn` counts its runs and those until the next trial,
+of which there are `period` in all. `best` are nanoseconds.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Where an artifact's weights are: inside its file, in a file beside it, or given by the caller.
+"""Finds an artifact's weights: inside of its file, in a file beside it, or given by the caller.
 
-The object file holds a 64-byte label in a section of its own, always: magic, size, SHA-256, place.
-The compiler emits it empty; `link.py` fills it in and, for weights inside, lets the section grow by
-the weights. So one object serves every place, code can be cached without its weights, and a hundred
-megabytes never pass through LLVM. A weights file begins with the same label, which is compared when
-the file is mapped: weights of another model, or of another compilation, are refused.
+The object file always has a 64-byte label in a section of its own: magic, size, SHA-256, place. The
+compiler writes it empty. `link.py` fills it in and, for weights inside of the file, extends the
+section by the weights. So one object file serves every place, code can be cached without its
+weights, and the weights never pass through LLVM. A weights file begins with the same label, which
+is compared when the file is mapped: the weights of another model, or of another compilation, are
+refused.
 """
 
 from __future__ import annotations

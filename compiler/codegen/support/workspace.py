@@ -1,4 +1,5 @@
-"""How much memory a run needs, and where in it values lie, as functions of the inputs' sizes."""
+"""Writes how much memory a run needs, and where values are in it, as functions of the inputs'
+sizes."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ _START, _UNIT = "start of part {}", "unit of part {}"
 
 
 def run_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
-    """The sizes that a run computes once, in order: what follows from symbols, the places that
-    follow from the inputs' sizes, where the arena's parts start and what they count in."""
+    """The sizes that a run computes once, in order: those derived from symbols, places in the arena
+    that follow from the inputs' sizes, the starts of the arena's parts, and the units in which
+    these count."""
     found = {**program.derived, **plan.definitions}
     for part, (start, unit) in enumerate(zip((0, *plan.ends), plan.units)):
         if not (isinstance(start, int) and isinstance(unit, int)):
@@ -24,7 +26,7 @@ def run_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
 
 
 def arena_offset(plan: MemoryPlan, value: Value) -> Size:
-    """Where a value lies in the arena, by the names of `run_sizes`."""
+    """The place of a value in the arena, in terms of the names of `run_sizes`."""
     offset = plan.offsets[value]
     if isinstance(offset, int) or value not in plan.parts:
         return offset
@@ -33,7 +35,7 @@ def arena_offset(plan: MemoryPlan, value: Value) -> Size:
 
 
 def early_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
-    """Those of `run_sizes` that PREFIX_places computes: none where it has no places to compute."""
+    """The sizes of `run_sizes` that PREFIX_places computes; none if the run computes no places."""
     if not plan.definitions:
         return {}
     known = set(program.symbols[: program.input_symbols])
@@ -46,8 +48,8 @@ def early_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
 
 
 def array_sizes(program: Program) -> list[Size]:
-    """The bytes of each input and output, in terms of the inputs' sizes; not of those that are
-    numbers, or that the data decides, which lie in the arena."""
+    """The bytes of each input and output, in terms of the inputs' sizes. Arrays of known or
+    data-dependent size are left out."""
     known = set(program.symbols[: program.input_symbols])
     sizes = [program.expanded(value.type.nbytes) for value in (*program.inputs, *program.outputs)]
     return [
@@ -58,11 +60,15 @@ def array_sizes(program: Program) -> list[Size]:
 
 
 def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
-    """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes, 0 where
-    the data decides, -1 where they, or those of an input or output, are beyond 64 bits, or a dim is
-    negative. With places that the run computes also `i1 PREFIX_places(ptr dims, ptr sizes)`, which
-    stores each of `early_sizes` at its number among `run_sizes`, and says whether one is beyond 64
-    bits."""
+    """Two functions as LLVM IR.
+
+    `i64 PREFIX_workspace(ptr dims)` returns the bytes that the inputs' shapes need: 0 if the data
+    decides, -1 if a dim is negative, or these bytes or those of an input or output do not fit in 64
+    bits.
+
+    `i1 PREFIX_places(ptr dims, ptr sizes)`, which exists if the run computes places, stores each of
+    `early_sizes` at its number among `run_sizes`, and returns whether one does not fit in 64 bits.
+    """
     known = program.symbols[: program.input_symbols]
     writer = StraightCode(known)
     size = program.expanded(plan.size)

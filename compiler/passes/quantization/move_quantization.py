@@ -1,4 +1,5 @@
-"""Moves quantization to where values are made, and what only moves or picks them behind it.
+"""Moves quantization to where values are computed, and moves operators that only move or select
+values behind it.
 
     x = dequantize(q)                   8-bit integers: (q - zero) * scale
 
@@ -8,10 +9,10 @@
     quantize(x)                         becomes    q, of the same scale and zero
     quantize(concat(x, y))              becomes    concat(quantize(x), quantize(y))
 
-Models quantized by tools have such pairs around every operator. Integers take a quarter of the
-room, and what is quantized before a concatenation is quantized by the kernel that computes it. All
-of it is exact: quantization keeps the order of numbers, and of every integer it is checked that it
-comes back as it was.
+Tools that quantize models put such pairs around every operator. Integers take a quarter of the
+memory, and a value that is quantized before a concatenation is quantized by the kernel that
+computes it. All of this is exact: quantization keeps the order of numbers, and it is checked that
+each integer is quantized to itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _VIEWS = ("transpose", "reshape", "slice")
 
 @dataclass(frozen=True)
 class _Scheme:
-    """Which number an integer stands for: (integer - zero) * scale."""
+    """The number that an integer stands for: (integer - zero) * scale."""
 
     dtype: DType
     scale: float
@@ -44,7 +45,7 @@ _Users = Mapping[Value, Sequence[Node]]
 
 
 def move_quantization(graph: Graph) -> Graph:
-    """The same network with more of it on 8-bit integers, the same numbers."""
+    """The same network with more operators on 8-bit integers, and with the same results."""
     return rewrite_graph(graph, partial(_rule, graph.users()))
 
 
@@ -65,7 +66,7 @@ def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value]
 
 
 def _picks_nearest(node: Node) -> bool:
-    """Whether a node is a resize whose elements are all elements of its input."""
+    """Whether a node is a resize each of whose elements is an element of its input."""
     given = node.attributes
     is_nearest = node.operator.name == "resize" and given.get("mode", "nearest") == "nearest"
     return is_nearest and given.get("coordinate") != "tf_crop_and_resize"
@@ -75,7 +76,8 @@ def _picks_nearest(node: Node) -> bool:
 
 
 def _quantized(rewriter: GraphRewriter, cast: Node) -> tuple[Value, _Scheme] | None:
-    """The value that a cast to integers quantizes: cast(round(value / scale) + zero)."""
+    """The value that a cast to integers quantizes, cast(round(value / scale) + zero), and its
+    scheme; else None."""
     value, zero = cast.inputs[0], 0.0
     added = rewriter.producer(value, "add")
     if added is not None:
@@ -94,7 +96,8 @@ def _quantized(rewriter: GraphRewriter, cast: Node) -> tuple[Value, _Scheme] | N
 
 
 def _dequantized(rewriter: GraphRewriter, value: Value) -> tuple[Value, _Scheme] | None:
-    """The integers that a value was made of: (cast(integers) - zero) * scale."""
+    """The integers from which a value is computed, (cast(integers) - zero) * scale, and their
+    scheme; else None."""
     product = rewriter.producer(value, "mul")
     if product is None or value.type.dtype is not f32:
         return None
@@ -116,7 +119,7 @@ def _dequantized(rewriter: GraphRewriter, value: Value) -> tuple[Value, _Scheme]
 
 
 def _number(rewriter: GraphRewriter, value: Value) -> float | None:
-    """The one number that all elements are, of a constant seen through views and casts."""
+    """The number that all elements of a constant equal, through views and casts; else None."""
     casts: list[Node] = []
     while (node := rewriter.producer(value)) is not None:
         if node.operator.name not in ("reshape", "broadcast_to", "cast"):
@@ -136,7 +139,7 @@ def _number(rewriter: GraphRewriter, value: Value) -> float | None:
 
 
 def _moved(users: _Users, rewriter: GraphRewriter, value: Value, scheme: _Scheme) -> Value | None:
-    """A value quantized further up; None where that would save nothing."""
+    """The value quantized where it is computed; None if that would save nothing."""
     found = _dequantized(rewriter, value)
     if found is not None:
         integers, given = found
@@ -160,7 +163,7 @@ def _moved(users: _Users, rewriter: GraphRewriter, value: Value, scheme: _Scheme
 
 
 def _concatenated(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    """A concatenation of values under one scale, as one of integers."""
+    """A concatenation of values with one scheme, as a concatenation of integers."""
     found = [_dequantized(rewriter, part) for part in node.inputs]
     parts = [integers for one in found if one is not None for integers in one[:1]]
     schemes = {one[1] for one in found if one is not None}
@@ -170,7 +173,7 @@ def _concatenated(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None
 
 
 def _behind(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    """What moves or picks values, moving or picking their integers."""
+    """A node that moves or selects values, applied to their integers."""
     found = _dequantized(rewriter, node.inputs[0])
     if found is None:
         return None
@@ -189,7 +192,7 @@ def _behind(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _comes_back(given: _Scheme, wanted: _Scheme) -> bool:
-    """Whether every integer of one scheme is quantized to itself by the other."""
+    """Whether each integer of one scheme is quantized to itself by the other."""
     if given.dtype is not wanted.dtype:
         return False
     info = np.iinfo(given.dtype.numpy)

@@ -1,13 +1,15 @@
-"""Multiplies quantized tensors as integers where a model would first make floats of them.
+"""Multiplies quantized tensors as integers, where a model would convert them to floats first.
 
     x = (cast(a) - zero) * scale                 a: u8 or i8; one zero point, one scale
-    w = (cast(b) - zero) * scale                 constants; a scale for each column, or one
+    w = (cast(b) - zero) * scale                 constants; one scale per column, or one for all
     matmul(x, w)    becomes    cast(matmul(cast(a) : i32 - zero, b')) * (scale * scale)
 
 The sum of integers is exact, so the result is nearer to what is meant than a sum of floats. Short
-sums, of a convolution whose channels are kept apart, are exact as floats too, and faster.
-Only for weights: of a product of two computed tensors the whole is better off as floats, fused with
-what is around it. Runs before constants are folded, while weights are still known as integers.
+sums, such as those of a depthwise convolution, are exact as floats, too, and faster.
+
+This is done for weights only: a product of two computed tensors is faster as floats, fused with
+what is around it. The pass runs before constants are folded, while weights are still known as
+integers.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _EXACT = (1 << 24) // (255 * 255)
 
 @dataclass(frozen=True, eq=False)
 class _Quantized:
-    """(steps - zero) * scale; zero and scale are scalars, zero a whole number, or None for 0."""
+    """(steps - zero) * scale. `zero` and `scale` are scalars; `zero` is a whole number, or None for
+    0."""
 
     steps: Value
     zero: Value | None
@@ -75,7 +78,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _quantized(rewriter: GraphRewriter, value: Value) -> _Quantized | None:
-    """A float tensor that was made of 8-bit integers under one scale."""
+    """A float tensor as 8-bit integers with a single scale; None if it is not computed from
+    such."""
     node = rewriter.producer(value)
     if node is None:
         return None
@@ -106,13 +110,14 @@ def _quantized(rewriter: GraphRewriter, value: Value) -> _Quantized | None:
 
 
 def _is_one_of(rewriter: GraphRewriter, zero: Value, dtype: DType) -> bool:
-    """Whether a zero point is one of the integers of a type: of pixels minus 127.5 it is not."""
+    """Whether a zero point is one of the integers of a type, as 127.5 for example is not."""
     array = rewriter.constants.get(zero)
     return zero.type.dtype is dtype if array is None else dtype.has(array.item())
 
 
 def _scalar(rewriter: GraphRewriter, value: Value, is_zero: bool = False) -> Value | None:
-    """The one number that a tensor repeats; of a zero point, before it became a float."""
+    """The number that a tensor repeats; for a zero point, the value before it was converted to a
+    float."""
     while (node := rewriter.producer(value)) is not None:
         is_cast = node.operator.name == "cast" and node.inputs[0].type.dtype in (u8, i8)
         if not (is_zero and is_cast) and node.operator.name not in ("reshape", "broadcast_to"):
@@ -124,7 +129,8 @@ def _scalar(rewriter: GraphRewriter, value: Value, is_zero: bool = False) -> Val
 
 
 def _weights(rewriter: GraphRewriter, value: Value) -> tuple[Array, Array] | None:
-    """Known weights as whole numbers, and the scales of their columns (the last axis)."""
+    """Known weights as whole numbers, and the scales of their columns (the last axis); else
+    None."""
     views: list[Node] = []
     while (node := rewriter.producer(value)) is not None and node.operator.name in _VIEWS:
         views.append(node)
@@ -150,7 +156,7 @@ def _weights(rewriter: GraphRewriter, value: Value) -> tuple[Array, Array] | Non
 
 
 def _known(rewriter: GraphRewriter, value: Value) -> Array | None:
-    """A value that is computed from constants, by a few operators."""
+    """The value of an expression of constants that consists of a few operators; else None."""
     array = rewriter.constants.get(value)
     node = rewriter.producer(value)
     if array is not None or node is None:

@@ -40,7 +40,7 @@ integers up to 2^24."""
 
 @dataclass(frozen=True, eq=False)
 class _Operand:
-    """Integers of 8 bits, `value`, minus a zero point: a number or an i32 value of one element."""
+    """8-bit integers `value` minus a zero point: a number, or an i32 value of one element."""
 
     value: Value
     zero: Value | int = 0
@@ -48,8 +48,8 @@ class _Operand:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """An operand in the graph: the 8-bit tensor (or known integers), its zero point, and the views
-    through which it is multiplied, the last one first."""
+    """An operand as it was found in the graph: the 8-bit tensor (or known integers), its zero
+    point, and the views through which it is multiplied, the last one first."""
 
     source: Value | Array
     zero: Value | int = 0
@@ -57,7 +57,7 @@ class _Found:
 
 
 def narrow_integers(graph: Graph) -> Graph:
-    """The same network with products of 8-bit integers, where the operands were such."""
+    """The same network with products of 8-bit integers, where operands are computed from such."""
     return rewrite_graph(graph, _rule)
 
 
@@ -81,7 +81,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _may_be_corrected(node: Node, right: _Found) -> bool:
-    """Whether no sums over groups of channels would be needed, nor over windows of any size."""
+    """Whether the corrections need no sums over groups of channels, nor over windows whose sizes
+    are not known."""
     if isinstance(right.source, np.ndarray) and _narrowed(right.source)[1] == 0:
         return True
     window = () if node.operator.name == "matmul" else node.inputs[1].type.shape[:-2]
@@ -92,7 +93,7 @@ def _may_be_corrected(node: Node, right: _Found) -> bool:
 
 
 def _found(rewriter: GraphRewriter, value: Value) -> _Found | None:
-    """An i32 value as 8-bit integers minus a zero point, through views."""
+    """An i32 value as 8-bit integers minus a zero point, through views; else None."""
     array = rewriter.constants.get(value)
     if array is None:
         found = _computed(rewriter, value)
@@ -110,7 +111,7 @@ def _found(rewriter: GraphRewriter, value: Value) -> _Found | None:
 
 
 def _computed(rewriter: GraphRewriter, value: Value) -> _Found | None:
-    """As `_found`, of a value that is not a constant."""
+    """The same as `_found` for a value that is not constant."""
     node = rewriter.producer(value)
     if node is None:
         return None
@@ -131,7 +132,7 @@ def _computed(rewriter: GraphRewriter, value: Value) -> _Found | None:
 
 
 def _scalar(rewriter: GraphRewriter, value: Value) -> Value | int | None:
-    """What a value is that has one number for all elements."""
+    """The number that all elements of a value equal; else None."""
     array = known(rewriter, value)
     if array is not None:
         same = array.size > 0 and bool((array == array.flat[0]).all())
@@ -144,14 +145,14 @@ def _scalar(rewriter: GraphRewriter, value: Value) -> Value | int | None:
 
 
 def _narrowed(array: Array) -> tuple[Array, int]:
-    """Known integers as i8, and the zero point by which they had to be moved for that."""
+    """Known integers as i8, and the zero point by which they had to be shifted for that."""
     low, high = int(array.min()), int(array.max())
     zero = 0 if low >= -_MIDDLE and high < _MIDDLE else -_MIDDLE - low
     return (array + zero).astype(np.int8), zero
 
 
 def _settled(rewriter: GraphRewriter, found: _Found) -> _Operand:
-    """The operand, with its views."""
+    """The operand with its views applied."""
     if isinstance(found.source, np.ndarray):
         array, zero = _narrowed(found.source)
         return _Operand(rewriter.constant(array), zero)
@@ -166,7 +167,7 @@ def _settled(rewriter: GraphRewriter, found: _Found) -> _Operand:
 def _one_signed(
     rewriter: GraphRewriter, left: _Operand, right: _Operand
 ) -> tuple[_Operand, _Operand]:
-    """The operands moved so that one is unsigned and the other signed."""
+    """The operands, shifted so that one is unsigned and the other signed."""
     if left.value.type.dtype != right.value.type.dtype:
         return left, right
     if left.value.type.dtype is i8:
@@ -196,13 +197,13 @@ def _number(rewriter: GraphRewriter, like: Value, number: int) -> Value:
 
 
 def _has_border(node: Node) -> bool:
-    """Whether a node is a convolution that sees more than its input."""
+    """Whether a node is a convolution whose windows reach beyond its input."""
     ends = (*node.attributes.get("low", ()), *node.attributes.get("high", ()))
     return any(size != 0 for size in ends)
 
 
 def _may_have_border(node: Node, left: _Found) -> bool:
-    """Whether the zero point, which the border holds, is a byte as the others."""
+    """Whether the zero point, which fills the border, is a number of the operand's 8-bit type."""
     if not _has_border(node):
         return True
     if isinstance(left.source, np.ndarray):
@@ -211,7 +212,7 @@ def _may_have_border(node: Node, left: _Found) -> bool:
 
 
 def _padded(rewriter: GraphRewriter, node: Node, left: _Operand) -> _Operand:
-    """The input of a convolution with its border, which holds the zero point."""
+    """The input of a convolution with its border, which is filled with the zero point."""
     if not _has_border(node) or left.zero == 0:
         return left
     low, high = node.attributes["low"], node.attributes["high"]
@@ -221,7 +222,7 @@ def _padded(rewriter: GraphRewriter, node: Node, left: _Operand) -> _Operand:
     quantized = _quantized(rewriter, left, border)
     if quantized is not None:
         return replace(left, value=quantized)
-    # Modulo 256: the difference from the zero point is 0 in the border.
+    # Modulo 256, so in the border the difference from the zero point is 0.
     x, dtype = left.value, left.value.type.dtype
     zero = rewriter.emit("cast", left.zero, dtype=dtype)
     difference = rewriter.emit("sub", x, _spread(rewriter, zero, x.type.shape))
@@ -231,7 +232,7 @@ def _padded(rewriter: GraphRewriter, node: Node, left: _Operand) -> _Operand:
 
 
 def _quantized(rewriter: GraphRewriter, left: _Operand, border: dict[str, Any]) -> Value | None:
-    """A quantized value, computed from padded floats: 0 becomes the zero point."""
+    """The quantized value, computed from padded floats: their 0 becomes the zero point."""
     steps: list[Node] = []
     value = left.value
     for name in ("cast", "add", "round", "div"):
@@ -253,7 +254,7 @@ def _quantized(rewriter: GraphRewriter, left: _Operand, border: dict[str, Any]) 
 
 
 def _origin(rewriter: GraphRewriter, value: Value | int) -> Value | None:
-    """The value behind views and casts."""
+    """The value before views and casts."""
     if isinstance(value, int):
         return None
     while (node := rewriter.producer(value)) is not None:
@@ -288,7 +289,8 @@ def _spread(rewriter: GraphRewriter, value: Value, shape: tuple[Size, ...]) -> V
 def _summed_as_floats(
     rewriter: GraphRewriter, node: Node, left: _Found, right: _Found
 ) -> Sequence[Value] | None:
-    """A convolution of channels kept apart by known weights, where its sums are exact as floats."""
+    """A depthwise convolution with known weights as one of floats, if these hold its sums exactly;
+    else None."""
     x, w = left.source, right.source
     if isinstance(x, np.ndarray) or not isinstance(w, np.ndarray):
         return None
@@ -359,7 +361,7 @@ def _convolution(rewriter: GraphRewriter, node: Node, left: _Operand, right: _Op
 def _columns(
     rewriter: GraphRewriter, b: Value, axes: tuple[int, ...], zero: Value | int, count: Size
 ) -> Value:
-    """The sums of b - zero over its depth, of `count` elements; the axes stay, of size 1."""
+    """The sums of b - zero over its depth of `count` elements. The axes stay, with size 1."""
     array = rewriter.constants.get(b)
     if array is not None and isinstance(zero, int):
         return rewriter.constant(
@@ -377,7 +379,7 @@ def _columns(
 
 
 def _summed(rewriter: GraphRewriter, x: Value, axes: tuple[int, ...]) -> Value:
-    """The sums over axes, which stay, of size 1."""
+    """The sums over axes, which stay with size 1."""
     wide = rewriter.emit("cast", x, dtype=i32)
     sums = rewriter.emit("reduce_sum", wide, axes=axes)
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.type.shape))

@@ -1,12 +1,12 @@
-"""Quantizes sums of integers by one factor, as onnxruntime does.
+"""Quantizes sums of integers with a single factor, as onnxruntime does.
 
     %1 = cast(sum) : f32                                    sum: i32, or whole numbers as f32
     %2 = add(mul(%1, scales), biases)          becomes      %1 = cast(add(sum, biases')) : f32
     %3 = round(div(%2, scale))                              %3 = round(mul(%1, scales / scale))
 
-That is one multiplication for a multiplication, an addition and a division. Where the model has
-biases as integers, as quantizers write them, they are added as such, which is exact.
-Sums that fall on a tie, or next to one, are rounded as in onnxruntime.
+This replaces a multiplication, an addition and a division by one multiplication. If the model's
+biases are integers, as quantizers write them, they are added as integers, which is exact. Sums on a
+tie, or next to one, are then rounded as in onnxruntime.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value]
 def _only_read_here(
     users: _Users, rewriter: GraphRewriter, value: Value, operator: str
 ) -> Node | None:
-    """The operator that makes a value, if nothing else reads that."""
+    """The node with this operator that computes a value, if nothing else reads the value."""
     return rewriter.producer(value, operator) if len(users.get(value, ())) <= 1 else None
 
 
 def _with_biases(
     rewriter: GraphRewriter, total: Value, scales: Array, biases: Array | None
 ) -> Value | None:
-    """A sum of integers, as f32, and the biases in units of its scales; None if it is no such sum,
-    or these are not integers."""
+    """A sum of integers, as f32, with the biases added in units of its scales. None if it is not a
+    sum of integers, or the biases are not integers in these units."""
     node = rewriter.producer(total)
     if node is None:
         return None
@@ -94,8 +94,8 @@ def _with_biases(
 
 
 def _most(rewriter: GraphRewriter, value: Value) -> int | None:
-    """What a sum of products of bytes, corrected by known numbers, cannot be beyond, above or below
-    zero; None of other integers, which may be as large as there is room for."""
+    """A bound for the size of a sum of products of bytes, corrected by known numbers. None for
+    other integers, which may have any size."""
     node = rewriter.producer(value)
     if node is None:
         return None

@@ -1,10 +1,11 @@
-"""Rounds activations to bytes where a product with weights of few bits allows it.
+"""Rounds activations to bytes, if a product with weights of few bits allows that.
 
     matmul_blocks(x, weights, scales, rounds=True)
     becomes   matmul_rounded(round_blocks(x), weights', scales)
 
-For machines with an instruction that adds up products of bytes, which does four times the work of a
-multiply-add. The weights are laid out anew for it; blocks have to be whole, and not very long.
+This is for machines with an instruction that adds up products of bytes, which does four times the
+work of a multiply-add. The weights are packed in another order for it. All blocks must be whole,
+and not very long.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ LEAST_STEPS = 3
 
 @dataclass(frozen=True, eq=False)
 class _Function:
-    """A value whose elements are `results` of the bytes in `source`, by their bits; it takes that
-    many `steps` to compute. A number that is known has no source."""
+    """A value whose elements are `results`, indexed by the bits of the bytes in `source`. It takes
+    `steps` operators to compute. A known number has no source."""
 
     source: Value | None
     results: Array
@@ -60,7 +60,7 @@ def tabulate_bytes(graph: Graph) -> Graph:
 def _applied(
     rewriter: GraphRewriter, known: Mapping[Value, _Function], node: Node
 ) -> _Function | None:
-    """What a node computes, if that depends on one byte."""
+    """What a node computes, as a function of one byte; None if it depends on more."""
     given = [_function(rewriter, known, value) for value in node.inputs]
     functions = [one for one in given if one is not None]
     sources = {one.source for one in functions if one.source is not None}

@@ -2,9 +2,9 @@
 
     const f32 [1e-40, 1.0]                   becomes    const f32 [0.0, 1.0]
 
-Compiled code flushes denormals (FTZ and DAZ) while it runs; a weight that the processor would have
-to treat specially must not be different from what it treats as zero. Half precision keeps its own:
-they are normal numbers in the f32 arithmetic that it is computed in.
+Compiled code flushes denormals (FTZ and DAZ) while it runs, so a denormal weight must not differ
+from the zero that the processor takes it for. Denormal float16 numbers are kept: they are normal
+numbers in the f32 arithmetic in which they are used.
 """
 
 from __future__ import annotations

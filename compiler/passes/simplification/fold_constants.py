@@ -3,8 +3,8 @@
     %2 = sqrt(const)                                     becomes    const'
     %3 = add(broadcast_to(const), full(1e-5))            becomes    broadcast_to(const')
 
-Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape. Nothing grows:
-a result that would take over 64 KiB more than its inputs stays a node, and quantized weights stay
+Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape is. Constants do not
+grow: a result with over 64 KiB more than its inputs stays a node, and quantized weights stay
 integers. Transposed and reshaped weights are views; each is copied once, among the weights.
 """
 
@@ -30,7 +30,7 @@ KEPT = ("full", "iota", "broadcast_to")
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """The graph with the nodes evaluated whose inputs are all known."""
+    """The graph, with the nodes evaluated whose inputs are all known."""
     return rewrite_graph(graph, _fold)
 
 
@@ -57,7 +57,7 @@ def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 def _fold_pointwise(
     rewriter: GraphRewriter, node: Node, arrays: list[Array]
 ) -> Sequence[Value] | None:
-    """Computes in the smallest shape, with the axes that broadcasting added left out."""
+    """Computes in the smallest shape, without the axes that broadcasting added."""
     small = np.broadcast_shapes(*(array.shape for array in arrays))
     size = int(np.prod(small)) * node.output.type.dtype.bytes
     if size - sum(array.nbytes for array in arrays) > GROWTH_LIMIT:

@@ -21,7 +21,7 @@ from bessemer.compiler.ir.types import Array
 
 
 def merge_equal(graph: Graph) -> Graph:
-    """The graph without repetitions, also inside regions (each for itself)."""
+    """The graph without repeated computations, also inside of regions (each region by itself)."""
     rewriter = GraphRewriter(graph)
     for old, new in _equal_constants(graph.constants).items():
         rewriter.stand(old, new)
@@ -43,7 +43,7 @@ def merge_equal(graph: Graph) -> Graph:
 
 
 def _key(node: Node) -> Hashable | None:
-    """What nodes that may be merged have in common; None for one that may not be."""
+    """What nodes that may be merged have in common; None if a node may not be merged."""
     if node.regions or node.operator.is_random or not node.outputs or defined_symbols(node):
         return None
     attributes = tuple((name, _exact(entry)) for name, entry in sorted(node.attributes.items()))
@@ -51,7 +51,7 @@ def _key(node: Node) -> Hashable | None:
 
 
 def _exact(entry: object) -> Hashable:
-    """An attribute such that 1, 1.0 and True differ, as do 0.0 and -0.0."""
+    """An attribute in a form in which 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     if isinstance(entry, tuple):
         return tuple(_exact(inner) for inner in entry)
     if isinstance(entry, (bool, float)):
@@ -64,7 +64,7 @@ def _equal_constants(constants: Mapping[Value, Array]) -> dict[Value, Value]:
     """The first constant with the same contents, for every one that is not the first."""
     alike: dict[Hashable, list[Value]] = defaultdict(list)
     for value, array in constants.items():
-        # Most weights differ at a glance; only those that do not are read in full.
+        # A few elements show that most weights differ; only the others are compared in full.
         ends = (array[:1, ...], array[-1:, ...]) if array.ndim else (array,)
         glance = b"".join(end.flat[:16].tobytes() for end in ends)  # copies no more than that
         alike[value.type, glance].append(value)

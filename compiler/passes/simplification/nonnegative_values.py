@@ -1,4 +1,5 @@
-"""Values that are not below zero, by what computes them: squares, sums of squares, exp."""
+"""Finds values that are not negative from the operators that compute them: squares, sums of
+squares, exp."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _WHERE_ALL_ARE = frozenset(
 
 
 def is_nonnegative(rewriter: GraphRewriter, value: Value, depth: int = _DEPTH) -> bool:
-    """Whether no element can be below zero; they may be NaN. False where it is not plain."""
+    """Whether no element can be negative; elements may be NaN. False if it is not obvious."""
     array = known(rewriter, value)
     if array is not None:
         return bool((array >= 0).all())

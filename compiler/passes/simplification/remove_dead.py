@@ -1,9 +1,9 @@
-"""Removes nodes that nobody reads.
+"""Removes nodes whose outputs are not used.
 
     %2 = exp(%1)        (no reader)          becomes    nothing
 
-A node stays if it gives a value to a dimension symbol that is still used, if it is random, and if
-it is a bind: that also checks its vector, and frontends make such nodes for the check alone.
+A node stays if it gives a value to a dimension symbol that is still used, if it is random, or if it
+is a bind: binds also check their input, and frontends write some for the check alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def _symbols_of(values: Iterable[Value]) -> set[str]:
 
 
 def _used_symbols(node: Node) -> set[str]:
-    """The symbols in a node's types and attributes; a definition alone is no use."""
+    """The symbols in a node's types and attributes. To define a symbol does not count as using
+    it."""
     found = _symbols_of((*node.inputs, *node.outputs))
     for entry in node.attributes.values():
         found |= _in_attribute(entry)

@@ -5,10 +5,10 @@
     max(min(x, 6), 0)                                 becomes   clip(x, 0, 6)
     if(true, ...)                                     becomes   the branch taken
 
-The rules are tables by operator, in simplify_arithmetic.py, simplify_views.py, simplify_pools.py
-and simplify_taps.py. A rule sees a node whose inputs are simplified already, and what it emits is
-simplified in turn, so that one walk reaches the end. No rule adds work; what is left without
-readers, remove_dead takes away.
+The rules are in tables by operator, in simplify_arithmetic.py, simplify_views.py, simplify_pools.py
+and simplify_taps.py. A rule sees a node whose inputs are already simplified, and what it writes is
+simplified in turn, so a single walk is enough. No rule adds work. Nodes that are left without
+readers are removed by remove_dead.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _simplify(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _take_branch(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    """The branch that a constant condition chooses, in place of the choice."""
+    """The branch that a constant condition chooses, in place of the `if`."""
     condition = uniform(rewriter, node.inputs[0])
     if condition is None:
         return None

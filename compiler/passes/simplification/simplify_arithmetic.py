@@ -1,7 +1,7 @@
-"""The laws of arithmetic that simplify.py applies, one function an operator.
+"""The laws of arithmetic that simplify.py applies, one function per operator.
 
-Float sums are only regrouped where nothing can cancel, and products where nothing overflows; so
-the magic numbers with which models round by adding and subtracting stay as they are.
+Sums of floats are only regrouped if nothing can cancel, and products if nothing can overflow. So
+the magic numbers that models add and subtract to round stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MERGE_LIMIT = 65536
 
 
 def _constant_right(rule: Rule) -> Rule:
-    """A rule for a commutative operator, with a known operand brought to the right first."""
+    """A rule for a commutative operator that is called with a known operand on the right."""
 
     def ordered(rewriter: GraphRewriter, node: Node) -> Value | None:
         x, y = node.inputs
@@ -146,8 +146,8 @@ def _pow(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _root(rewriter: GraphRewriter, name: str, x: Value) -> Value:
-    """sqrt or rsqrt of x as the power of it: broken powers of both infinities are the same, and
-    those of both zeros, but not roots."""
+    """sqrt or rsqrt of x that equals the power for all inputs. A fractional power of -inf is that
+    of inf, and a power of -0 is that of 0; roots differ."""
     if is_nonnegative(rewriter, x):
         return rewriter.emit(name, x)
     low, high = (
@@ -159,7 +159,7 @@ def _root(rewriter: GraphRewriter, name: str, x: Value) -> Value:
 
 
 def _bound(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """max and min with a number are clips."""
+    """max and min with a number, as clips."""
     x, y = node.inputs
     number = uniform(rewriter, y)
     if x is y:
@@ -235,7 +235,7 @@ def _abs(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _logic(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """and, or with a constant truth, or with the same operand twice."""
+    """and, or with a constant, or with the same operand twice."""
     x, y = node.inputs
     if x is y:
         return x
@@ -269,7 +269,8 @@ def _cast(rewriter: GraphRewriter, node: Node) -> Value | None:
     start = inner.inputs[0].type.dtype
     if not _is_lossless(start, x.type.dtype):
         return None
-    # Floats saturate where integers wrap: an integer that passes through a float must arrive whole.
+    # Casts from floats saturate, casts from integers wrap. For an integer that is cast by way of a
+    # float, both are the same only if the target has every number of its type.
     through_float = x.type.dtype.is_float and target.is_integer and not start.is_float
     if through_float and not _is_lossless(start, target):
         return None
@@ -281,7 +282,7 @@ _EXPONENT = {"f16": 5, "bf16": 8, "f32": 8, "f64": 11}
 
 
 def _is_lossless(start: DType, end: DType) -> bool:
-    """Whether every number of one type is one of the other."""
+    """Whether every number of the first type is a number of the second."""
     if start == end or start is boolean:
         return True
     if end is boolean or (start.is_float and not end.is_float):

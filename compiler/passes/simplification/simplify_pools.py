@@ -1,5 +1,5 @@
-"""Simplification rules for pools whose only window, on an axis, sees more than there is, and for
-large windows.
+"""Simplification rules for pools: those with a single window along an axis that reaches beyond the
+image, and those with large windows.
 
     average_pool(x : [1,7,7,c], kernel=(1280, 1280), ...)    becomes   sum(x) / 49
     max_pool(x : [1,7,7,c], kernel=(9, 9), high=(2, 2))      becomes   max_pool(x, kernel=(7, 7))
@@ -7,9 +7,9 @@ large windows.
     average_pool(x, kernel=(5, 5)) likewise: what is divided by is a product over the axes
     max_pool(x, kernel=(1, 1), strides=(2, 2))     becomes   x[:, ::2, ::2]
 
-Taps in the padding cost as much as others: a kernel as long as an image is wide ("global", the
-exporter meant) would walk over mostly nothing. Neighbouring windows share most of what they see:
-the maxima and means of rows are found once for all windows that the rows are in.
+Taps in the padding cost as much as others. A window much larger than the image, by which exporters
+mean a global pool, would read almost only padding. Neighbouring windows share most of what they
+read, so the maxima or means of rows are computed once for all windows that the rows are in.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def _is_worth_two_passes(node: Node) -> bool:
 
 
 def _is_plane_by_strides(node: Node) -> bool:
-    """Whether windows of one channel move on by several of its elements, which are shuffled out of
-    vectors for every tap: rows that are pooled already have fewer taps. Where sizes are not
-    numbers, each tap also asks where the image ends."""
+    """Whether windows of a single channel are several elements apart, which takes shuffles for each
+    tap: then rows that are already pooled have fewer taps. If sizes are not known, each tap also
+    checks where the image ends."""
     kernel, shape = node.attributes["kernel"], node.inputs[0].type.shape
     if shape[-1] != 1 or node.attributes["strides"][-1] == 1:
         return False
@@ -63,8 +63,9 @@ def _is_plane_by_strides(node: Node) -> bool:
 
 
 def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
-    """The last axis first: its windows lie along memory, of one channel at least. Where they
-    move on by several elements, the first: whole rows are pooled, and fewer are left."""
+    """The pool along one axis after the other. The last axis comes first, since its windows lie
+    along memory. If windows are several elements apart, the first axis does: whole rows are pooled,
+    and fewer are left."""
     value, attributes = node.inputs[0], node.attributes
     neutral = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0, "uncounted": 0}
     axes = range(len(attributes["kernel"]))
@@ -81,7 +82,7 @@ def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
 
 
 def _sees_pixels(node: Node) -> bool:
-    """Whether every window is one pixel of the image."""
+    """Whether each window is one pixel of the image."""
     kernel, low, high = (node.attributes[name] for name in ("kernel", "low", "high"))
     return all(size == 1 for size in kernel) and not any(size != 0 for size in (*low, *high))
 
@@ -124,8 +125,8 @@ def _average_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _cropped(node: Node) -> dict[str, Any] | None:
-    """The attributes with every axis' only window cut to the taps that see something; None if
-    nothing can be cut."""
+    """The attributes, with the window of each axis that has only one cut to the taps that are
+    inside of the image; None if nothing can be cut."""
     attributes = dict(node.attributes)
     changed = False
     for axis, size in enumerate(node.inputs[0].type.shape[1:-1]):
@@ -145,8 +146,8 @@ def _cropped(node: Node) -> dict[str, Any] | None:
 
 
 def _seen(attributes: Mapping[str, Any], axis: int, size: Size) -> dict[str, int] | None:
-    """Kernel and pads of an axis with one window, without the taps outside; None if there are
-    none, or if the divisor counts them."""
+    """The kernel and pads of an axis with one window, without the taps outside of the image. None
+    if there are no such taps, or the divisor counts them."""
     kernel, low, high = (attributes[name][axis] for name in ("kernel", "low", "high"))
     uncounted = (attributes.get("uncounted") or (0,) * (axis + 1))[axis]
     if attributes["dilations"][axis] != 1:

@@ -1,10 +1,10 @@
-"""Simplification rules for convolutions with taps that see nothing but padding.
+"""Simplification rules for convolutions with taps that see only padding.
 
     conv(x : [1,12,12,c], w : [3,3,c,o], dilations=(24, 24), low=(24, 24), high=(24, 24))
 becomes
     conv(x, w[1:2, 1:2], dilations=(24, 24), low=(0, 0), high=(0, 0))
 
-Networks for large images, with windows that are spread far, come with small ones too.
+This happens if a network for large images, whose taps are far apart, is given small ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _conv(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _taps(rewriter: GraphRewriter, w: Value, starts: list[int], ends: list[Size]) -> Value:
-    """Some taps of a weight. Those of known weights are known, for passes that look at them."""
+    """Some taps of a weight. If the weight is known, so are they, for passes that look at
+    weights."""
     weights = rewriter.constants.get(w)
     if weights is not None:
         part = weights[tuple(map(slice, starts, map(number, ends)))]
@@ -51,8 +52,8 @@ def _taps(rewriter: GraphRewriter, w: Value, starts: list[int], ends: list[Size]
 
 
 def _seen(node: Node, axis: int) -> tuple[int, int] | None:
-    """The taps along an axis without those at its ends that only see padding, begin and end; None
-    if sizes are not known or nothing would be left. Pads stay pads: none becomes negative."""
+    """The taps along an axis, (first, end), without taps at its ends that only see padding. None if
+    sizes are not known or no tap would be left. No pad becomes negative."""
     size, kernel = node.inputs[0].type.shape[axis + 1], node.inputs[1].type.shape[axis]
     places = node.output.type.shape[axis + 1]
     stride, dilation, low, high = (

@@ -1,6 +1,7 @@
-"""The laws of views that simplify.py applies, one function an operator.
+"""The laws of views that simplify.py applies, one function per operator.
 
-Two views of one kind in a row are one; a view that shows everything as it is, is its input.
+Two consecutive views of the same kind become one. A view that changes nothing is replaced by its
+input.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _reshape(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _widen(rewriter: GraphRewriter, node: Node, inner: Node) -> Value | None:
-    """A reshape that puts or drops leading axes of size 1 belongs into the broadcast before it."""
+    """Moves a reshape that adds or removes leading axes of size 1 into the broadcast before it."""
     before, after = inner.output.type.shape, node.output.type.shape
     extra = len(after) - len(before)
     if extra > 0 and after == (1,) * extra + before:
@@ -151,7 +152,7 @@ def _pad(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _gather(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """A gather at known places that are evenly spaced is a slice."""
+    """A gather at known, evenly spaced places as a slice."""
     x, indices = node.inputs
     axis: int = node.attributes["axis"]
     extent = x.type.shape[axis]
@@ -193,7 +194,7 @@ def _slice_axis(
 
 
 def _reduce(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """A reduction over axes of size 1 is a reshape."""
+    """A reduction over axes of size 1 as a reshape."""
     (x,) = node.inputs
     if all(x.type.shape[axis] == 1 for axis in node.attributes["axes"]):
         return rewriter.emit("reshape", x, shape=node.output.type.shape)
@@ -201,7 +202,8 @@ def _reduce(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _col2im(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """Blocks that lie side by side are put there; what of them is outside of the image is cut."""
+    """Puts blocks that do not overlap beside each other, and cuts off what is outside of the
+    image."""
     (x,) = node.inputs
     image, strides, low = (node.attributes[name] for name in ("image", "strides", "low"))
     rank = len(image)

@@ -1,12 +1,12 @@
-"""Sums over everything but the channels, made of the sums of blocks of rows.
+"""Computes sums over everything but the channels from sums of blocks of rows.
 
     channel_moments(x)           [n, h, w, c] -> [blocks, rows, c] -> parts of each block, together
     channel_products(dy, x, m)   the same with two sums
 
-A block stays in the first-level cache while its rows are read twice; blocks are shared by the
-threads, and do not depend on how many there are. The mean of means is that of all rows, for all
-blocks have as many; the squares about it are those about the blocks' means, and the squares of
-these about it, once a row.
+A block stays in the first-level cache while its rows are read twice. Threads share the blocks,
+which do not depend on the number of threads. All blocks have equally many rows, so the mean of
+their means is the mean of all rows. The sum of squared differences from it is the sum of those from
+the blocks' means, plus the squared differences of these from the mean, counted once per row.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _rows(x: Value) -> int | None:
-    """Rows of a block: the largest divisor of their number that is no more than fits. None where
-    that is not known, not even without the batch."""
+    """The rows of a block: the largest divisor of their number that fits. None if their number is
+    not known, even without the batch."""
     leading, channels = x.type.shape[:-1], x.type.shape[-1]
     known = [size for size in leading if isinstance(size, int)]
     if not isinstance(channels, int) or not prod(known) or not channels:
@@ -47,7 +47,7 @@ def _rows(x: Value) -> int | None:
     most = max(8, BLOCK_BYTES // (channels * x.type.dtype.bytes))
     whole = prod(known)
     best = max(rows for rows in range(1, min(most, whole) + 1) if whole % rows == 0)
-    # A prime number of rows, say: better one large block than one a row.
+    # If the number of rows is prime, for example, one large block is better than a block per row.
     return best if best * 4 >= min(most, whole) else whole
 
 
@@ -58,7 +58,7 @@ def _blocks(rewriter: GraphRewriter, x: Value, rows: int) -> Value:
 
 
 def _part(rewriter: GraphRewriter, parts: Value, place: int) -> Value:
-    """[blocks, channels]: the first sums of all blocks, or the second ones."""
+    """[blocks, channels]: the first or the second sums of all blocks."""
     blocks, _, channels = parts.type.shape
     part = rewriter.emit(
         "slice", parts, starts=(0, place, 0), shape=(blocks, 1, channels), steps=(1, 1, 1)
@@ -80,7 +80,7 @@ def _over(rewriter: GraphRewriter, total: Value, count: Size) -> Value:
 
 
 def _as(rewriter: GraphRewriter, value: Value, like: Value) -> Value:
-    """A sum in the type of what is asked for."""
+    """A sum in the type of `like`."""
     if value.type.dtype == like.type.dtype:
         return value
     return rewriter.emit("cast", value, dtype=like.type.dtype)

@@ -1,15 +1,17 @@
 """Keeps channels apart where the statistics of groups of channels are computed.
 
-Group norm comes as a reshape that merges a group's channels with its pixels, the statistics of the
-merged axis, and a reshape back. No order of axes in memory but channels-first allows that. Instead:
+Models write a group norm as a reshape that merges a group's channels with its pixels, the
+statistics over the merged axis, and a reshape back. Of all memory orders, only channels-first
+allows that. Instead:
 
     [b, (g, k), h, w] -> reshape [b, g, k*h*w] -> sum -> [b, g]
 becomes
     [b, (g, k), h, w] -> sum over pixels -> [b, (g, k)] -> matmul with a matrix of ones and zeros
 
-so that every channel has the sum of its group; where all channels are one group, they are added
-up. What is computed from the sums is computed for every channel, and what was computed for every
-element is so without a reshape. A gradient is reshaped as its value was, and meets it again.
+so that every channel has the sum of its group. If all channels are one group, they are simply added
+up. What is computed from the sums is then computed for each channel, and what was computed for each
+element is computed without a reshape. A gradient is reshaped in the same way as its value, and the
+two meet again in the same region.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ MOST_CHANNELS = 1024
 
 @dataclass(frozen=True, eq=False)
 class _Region:
-    """What is between reshapes that merge alike and those that undo it.
+    """The nodes between reshapes that merge groups in the same way and the reshapes that undo this.
 
-    `groups` says on which axis each value in between has the groups; a value that also has the
-    merged axis is `wide`.
+    `groups` says on which axis each value in between has the groups. Values that also have the
+    merged axis are `wide`.
     """
 
     first: Node
@@ -46,7 +48,7 @@ class _Region:
 
 
 def group_statistics(graph: Graph) -> Graph:
-    """The same network with such reshapes taken out, also inside regions."""
+    """The same network without such reshapes, also inside of regions."""
     nodes = tuple(map_regions(node, group_statistics) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
@@ -73,8 +75,8 @@ def group_statistics(graph: Graph) -> Graph:
 
 
 def _merges_groups(node: Node) -> bool:
-    """[b, c, *pixels] to [b, groups, channels of a group with their pixels]; one group may come
-    last as well."""
+    """Whether a node reshapes [b, c, *pixels] to [b, groups, channels of a group with their
+    pixels]. A single group may also be the last axis."""
     if node.operator.name != "reshape" or node.output.type.dtype not in (f32, f64):
         return False
     source, target = node.inputs[0].type.shape, node.output.type.shape
@@ -93,7 +95,8 @@ def _merges_groups(node: Node) -> bool:
 
 
 def _region(graph: Graph, users: Mapping[Value, Sequence[Node]], first: Node) -> _Region | None:
-    """The region that begins with a reshape, and with others like it whose values meet its own."""
+    """The region that begins with a reshape, and with others like it whose values meet this one's;
+    else None."""
     entries: set[Node] = {first}
     while True:
         search = _Search(graph, users, first, frozenset(entries))
@@ -104,8 +107,8 @@ def _region(graph: Graph, users: Mapping[Value, Sequence[Node]], first: Node) ->
 
 
 class _Search:
-    """Follows the readers of merged values; no region if one of them is not understood. `met` are
-    the reshapes like the first one that are found on the way."""
+    """Follows the readers of merged values. There is no region if one of them is not understood.
+    `met` are the other reshapes like the first one that are found on the way."""
 
     def __init__(
         self,
@@ -163,7 +166,8 @@ class _Search:
         )
 
     def _goes_on(self, node: Node) -> bool:
-        """Whether a node can be computed for every channel; notes where its output's groups are."""
+        """Whether a node can be computed for each channel. Notes on which axis its output has the
+        groups."""
         value = node.inputs[0]
         if is_pointwise(node.operator):
             return self._pointwise(node)
@@ -218,7 +222,7 @@ class _Search:
         return True
 
     def _meet(self, value: Value) -> None:
-        """Notes the reshapes like the first one of which a value that is not known is made."""
+        """Notes the reshapes like the first one from which an unknown value is computed."""
         before, after = self.first.inputs[0].type, self.first.output.type
         waiting, seen = [value], {value}
         while waiting:
@@ -237,7 +241,8 @@ class _Search:
 
 
 def _repeated(value: Value, producer: Callable[[Value], Node | None]) -> Value | None:
-    """The one number that a value repeats, which may be known only when the model runs."""
+    """The single number that a value repeats, which may be known only when the model runs; else
+    None."""
     while value.type.numel != 1:
         node = producer(value)
         if node is None or node.operator.name not in ("broadcast_to", "reshape"):
@@ -248,7 +253,8 @@ def _repeated(value: Value, producer: Callable[[Value], Node | None]) -> Value |
 
 @dataclass(frozen=True, eq=False)
 class _Writer:
-    """Writes the nodes of a region for every channel; `twins` stand for its values."""
+    """Writes the nodes of a region for each channel. `twins` are the new values in place of the
+    region's."""
 
     rewriter: GraphRewriter
     region: _Region
@@ -278,7 +284,7 @@ class _Writer:
             twins[node.output] = twins[value]
 
     def _sums(self, value: Value) -> Value:
-        """For every channel the sum over its group's channels and pixels."""
+        """For each channel, the sum over its group's channels and pixels."""
         rewriter = self.rewriter
         sums = rewriter.emit("reduce_sum", value, axes=tuple(range(2, value.type.rank)))
         if 1 not in self.region.first.output.type.shape[1:]:

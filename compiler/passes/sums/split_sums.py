@@ -119,7 +119,7 @@ def _halved(halves: _Halves, rewriter: GraphRewriter, value: Value, axes: int) -
 
 
 def _unshaped(rewriter: GraphRewriter, value: Value) -> Value:
-    """The first shape of what several reshapes in a row are of."""
+    """The value before several reshapes in a row."""
     while (node := rewriter.producer(value, "reshape")) is not None:
         if rewriter.producer(node.inputs[0], "reshape") is None:
             break

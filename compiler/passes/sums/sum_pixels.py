@@ -1,14 +1,14 @@
-"""Sums over an image's pixels, channel by channel, as all threads can share them.
+"""Computes sums over an image's pixels, channel by channel, in a form that all threads can share.
 
     reduce_sum(x : [n, h, w, c], axes=(1, 2))
     becomes   reduce_sum(reduce_sum(x, axes=(2)) : [n, h, c], axes=(1))
 
-A kernel's items are the images and their stretches of channels: one or two of them, where an image
-is large. The rows' sums are as many items as there are rows.
+The items of such a kernel are pairs of an image and a part of its channels. For large images these
+are only one or two. The sums of rows are as many items as there are rows.
 
     d = sub(x, mean);  variance = reduce_sum(mul(d, d));  normal = mul(d, ...)
 
-The variance gets a difference of its own: to subtract again costs less than to store all
+The variance gets a subtraction of its own, because to subtract again costs less than to store all
 differences and to read them twice.
 """
 
@@ -63,7 +63,8 @@ def _is_square(node: Node) -> bool:
 
 
 def _sums_large_images(node: Node) -> bool:
-    """Whether a node adds up pixels of at least one image, and keeps channels, which come last."""
+    """Whether a node adds up the pixels of at least one image and keeps the channels, which come
+    last."""
     if node.operator.name != "reduce_sum" or node.inputs[0].type.dtype not in (f32, f64):
         return False
     shape, axes = node.inputs[0].type.shape, node.attributes["axes"]
@@ -74,7 +75,7 @@ def _sums_large_images(node: Node) -> bool:
 
 
 def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
-    """The sum of the rows' sums, if a sum has too few items."""
+    """The sum of the rows' sums, if a sum has too few items; else None."""
     if not _sums_large_images(node):
         return None
     x, axes = node.inputs[0], tuple(sorted(node.attributes["axes"]))
@@ -98,7 +99,8 @@ def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
 
 
 def _in_stretches(rewriter: GraphRewriter, x: Value, axis: int) -> tuple[Value, dict[int, int]]:
-    """An axis as two, of as many stretches as may be, and their extents; itself if it is prime."""
+    """An axis as two, with the largest possible number of parts, and their extents; the axis itself
+    if its extent is prime."""
     shape, extent = x.type.shape, _known(x.type.shape[axis])
     count = max(n for n in range(1, MOST_STRETCHES + 1) if extent % n == 0)
     if count < FEWEST_ROWS:
