@@ -16,11 +16,11 @@ _COSTS = {
     "sin": 12, "cosh": 12, "expm1": 12, "cos": 13, "log1p": 13, "asin": 15, "atan": 15, "rsqrt": 16,
     "acos": 18, "sinh": 18, "atanh": 32, "asinh": 34, "acosh": 35, "tan": 47, "pow": 60,
 }  # fmt: skip
-"""Operations that a function of float32 counts for: cycles a vector on Zen 4, where others take
-one."""
+"""The operations that a function of float32 counts as: its cycles per vector on Zen 4, where other
+operations take one."""
 _COST_OF_OTHERS = 16
 _DOUBLE = 3
-"""What functions of float64 take of those of float32."""
+"""Functions of float64 take this many times as long as those of float32."""
 _CHEAP = frozenset({"neg", "abs", "not", "isnan", "isinf", "floor", "ceil", "round", "trunc"})
 
 

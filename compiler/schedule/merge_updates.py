@@ -30,7 +30,7 @@ from bessemer.compiler.schedule.update_in_product import Products
 from bessemer.compiler.schedule.update_loop import write_elements
 
 BLOCK = 2048
-"""Elements that are a thread's share at least."""
+"""Elements of a block, of which each thread gets whole ones."""
 
 
 @dataclass(frozen=True, eq=False)

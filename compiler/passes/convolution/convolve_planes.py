@@ -22,7 +22,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import f32, f64
 
 LANES = 16
-"""Groups that fill vectors, if their number is a multiple."""
+"""Groups fill vectors if their number is a multiple of this."""
 FEWEST_COLUMNS, FEWEST_OF_SHORT_SUMS = 8, 12
 """Neighbouring pixels for which vectors of them pay: where neighbouring groups make poor vectors,
 and where these waste less."""

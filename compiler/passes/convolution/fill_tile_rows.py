@@ -26,10 +26,10 @@ from bessemer.compiler.ir.types import bf16
 
 _ROW = 32
 _CHANNELS, _FEWEST_CHANNELS = 4, 3
-"""Of a pixel, with the zeros; and without them: fewer would leave most of a row empty."""
+"""The channels of a pixel with the zeros, and the least without: fewer leave rows mostly empty."""
 _FEWEST_TAPS = 5
 _FEWEST_COLUMNS, _FEWEST_PIXELS = 32, 196
-"""For fewer outputs, writing the image anew takes as long as the products."""
+"""With fewer outputs, copying the image takes as long as the products."""
 
 
 def fill_tile_rows(graph: Graph) -> Graph:

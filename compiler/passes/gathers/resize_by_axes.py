@@ -32,7 +32,7 @@ from bessemer.compiler.ir.types import f32, f64
 MIXED = ("linear", "cubic")
 """The modes that read more than one pixel."""
 MOST_SHRUNK = 8
-"""Rows of so many times as many pixels are mixed as are then gathered, at most."""
+"""At most this many times as many pixels are mixed by rows as are gathered afterwards."""
 
 
 def resize_by_axes(graph: Graph) -> Graph:

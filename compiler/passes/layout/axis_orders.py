@@ -31,7 +31,7 @@ _POOLS = ("max_pool", "average_pool")
 _SAME_ORDER = ("concat", "pad", "slice", "cumulative")
 
 FEW_CHANNELS = 4
-"""So many make no row that is worth a copy of its own."""
+"""At most this many channels make a row that is too short to be copied by itself."""
 
 
 def identity(rank: int) -> Order:

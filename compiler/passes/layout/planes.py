@@ -24,7 +24,7 @@ from bessemer.compiler.ir.types import f32
 from bessemer.compiler.passes.pointwise import is_pointwise
 
 SHARE = 4
-"""How many times the numbers of a pixel must be those of its window."""
+"""A pixel must have at least this many times as many channels as its window has numbers."""
 
 
 def has_short_sums(node: Node) -> bool:

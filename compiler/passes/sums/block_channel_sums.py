@@ -19,7 +19,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
 BLOCK_BYTES = 32 << 10
-"""Of a block, about: two of them are at work at once."""
+"""About the size of a block, of which two are in use at once."""
 
 
 def block_channel_sums(graph: Graph) -> Graph:

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
 MOST_PARTS, FEWEST_PARTS = 16, 8
 FEWEST_NUMBERS = 1 << 16
-"""With fewer a launch more takes longer than what threads could save."""
+"""With fewer numbers, another launch takes longer than threads could save."""
 
 
 def split_extrema(graph: Graph) -> Graph:

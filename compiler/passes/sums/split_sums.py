@@ -31,7 +31,7 @@ from bessemer.compiler.ir.types import f32, f64
 
 HALVES = 2
 FEWEST_PRODUCTS, FEWEST_NUMBERS = 1 << 24, 1 << 16
-"""With fewer there is little that threads would hand over."""
+"""With fewer, there is little data that would move from one thread to another."""
 MOST_ROWS, FEWEST_WEIGHTS = 128, 1 << 17
 LARGER = 4
 """How much larger than their sum all numbers are, at least: it is stored twice."""

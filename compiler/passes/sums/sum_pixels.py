@@ -27,7 +27,7 @@ FEWEST_ITEMS = 8
 """Items that are enough for the threads, of so many channels:"""
 CHANNELS = 64
 FEWEST_ELEMENTS = 1 << 17
-"""Elements of an image that are worth a launch more."""
+"""The least elements of an image for which another launch pays."""
 FEWEST_ROWS, MOST_STRETCHES = 8, 64
 """Rows, and elements of a channel that are added up in one, at least; into how many stretches one
 axis is cut at most."""

@@ -40,9 +40,10 @@ from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 _FEWEST = 3
 """Outputs along an axis of a region: with fewer, tiles would be too low."""
 _WORTH, _FEWER_THAN_WINOGRAD = 0.85, 0.5
-"""The shares of the products that may be left at most."""
+"""The regions pay if at most these fractions of the products are left: compared with the direct
+sum, and with Winograd's method."""
 _UNKNOWN = 32
-"""Stands for an unknown size: images that have become small are looked at from afar."""
+"""Assumed for unknown sizes: taps that are far apart are mostly applied to small images."""
 _FAR, _MOST_TAPS = 8, 3
 """Axes of unknown size are cut only if the taps are farther apart than _FAR, and there are at most
 _MOST_TAPS, because an unknown size has more regions than a known one."""

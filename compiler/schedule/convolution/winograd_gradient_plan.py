@@ -17,9 +17,9 @@ from bessemer.compiler.targets.machine import Target
 POINTS = 16
 """Products of a tile."""
 CHANNELS, COLUMNS = 64, 64
-"""Of an item: 16 matrices of so many sums take a quarter of a second-level cache."""
+"""The size of an item: its 16 matrices of sums take a quarter of a second-level cache."""
 BLOCK = 50
-"""Tiles whose transforms are at work at once; they take as much again, twice."""
+"""Tiles that are transformed at once. The two transforms take as much memory again, each."""
 SHARES, FEWEST_ITEMS = 16, 8
 """The most shares that threads divide among them, each with memory of its own; and the number of
 items that there should be at least."""

@@ -30,7 +30,7 @@ from bessemer.compiler.schedule.grouping.views import is_affine_operand
 MOST_NODES = 40
 """Nodes between the products beyond which the search is given up."""
 _MOST_ROWS_APART = 4
-"""Rows up to which two products that read their right sides in place are left apart (measured)."""
+"""With at most this many rows, products that read right operands in place stay apart (measured)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.schedule.grouping.attention import Attention
 
 SCORES_BYTES = 40 << 10
-"""What a block's scores should take of the first-level cache."""
+"""The bytes of the first-level cache that a block's scores should take."""
 MOST_TILES = 5
-"""Tiles of rows in a block: each reads the keys again, from a cache."""
+"""The most tiles of rows in a block; each of them reads the keys again, from a cache."""
 
 ROW_TILES, HEAD_BYTES, FEWEST_HEADS = 2, 256 << 10, 8
 """All rows of a head may be one block if they are at most ROW_TILES register tiles, their scores

@@ -24,7 +24,7 @@ from bessemer.compiler.targets.machine import Target
 HEIGHT = 2 * ROWS
 """The most rows that are multiplied together."""
 _FEWEST = 32
-"""Rows and keys. With fewer, tiles are mostly empty."""
+"""The least number of rows and of keys; with fewer, tiles are mostly empty."""
 
 
 def is_on_tiles(attention: Attention, query: Source, target: Target) -> bool:

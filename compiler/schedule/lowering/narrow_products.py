@@ -14,7 +14,7 @@ from bessemer.compiler.schedule.lowering.lower_statements import lower_statement
 from bessemer.compiler.schedule.lowering.lowering import Lowering
 
 _VECTORS = 2
-"""Of a row of a tile."""
+"""The width of a tile in vectors."""
 _MANY_REGISTERS_ROWS = 12  # 24 sums, two vectors of weights, their scales and shifts
 
 

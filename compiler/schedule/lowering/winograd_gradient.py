@@ -72,7 +72,7 @@ from bessemer.compiler.targets.machine import Target
 _TAPS = Taps()
 (_SEGMENT,) = _TAPS.segments
 _AHEAD = 4
-"""Pixels that are on their way from memory."""
+"""How many pixels ahead values are prefetched."""
 
 
 def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | None:

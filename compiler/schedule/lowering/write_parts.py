@@ -33,8 +33,8 @@ _WIDEST = 16
 """Lanes of the widest vector of float32 numbers: of a fragment, or where a loop leaves it open."""
 
 _WORTH_CODE = 1 << 17
-"""Numbers: a pass over fewer takes some 40 microseconds. A kernel of register tiles of which every
-row splits its own is 4 KiB longer."""
+"""Values with fewer numbers than this are split by a launch of their own, which takes about 40
+microseconds: a kernel of register tiles that splits each of its rows is 4 KiB longer."""
 
 
 def write_parts(

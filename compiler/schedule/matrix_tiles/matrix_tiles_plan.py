@@ -30,15 +30,15 @@ ROWS = 16
 PRODUCT = 27
 """Cycles of a product of two tiles, with its loads, in contractions that are not small."""
 LATENCY = 52
-"""Cycles until a product's sums can be added to."""
+"""Cycles until the next product can be added to the same sums."""
 BLOCK = 225
-"""Cycles of what is done to a block besides: tiles to memory, the epilogue."""
+"""Cycles per block besides the products: to store the tiles, and for the epilogue."""
 SPLIT_NUMBER, STORE_PARTS = 1.0, 0.4
 """Cycles of splitting a float32 number: by a pass of its own, by the kernel that computes it."""
 PACK_NUMBER = 0.7
 """Cycles of packing a float32 number of b when the model runs, more than for the vector unit."""
 WEIGHT_BYTES = 10
-"""Bytes of b that come in a cycle."""
+"""Bytes of `b` that are read per cycle."""
 FUSED = 29.4
 """Fused multiply-adds in a cycle: two vectors of 16, of which register tiles keep 92 % busy."""
 WORTH = 0.9

@@ -17,9 +17,10 @@ from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.schedule.memory.residents import Count, Residents, Work, residents
 
 SMALL = 64
-"""What is this much smaller than what it is made from is made at once: that may be freed then."""
+"""A value this many times smaller than what it is computed from is computed as soon as possible, so
+that its operands can be freed."""
 LITTLE = 256
-"""Bytes that are no matter: others may wait for such a value."""
+"""Fewer bytes than this do not matter."""
 WORTH = 0.005
 """The least share of the peak that another order must save."""
 

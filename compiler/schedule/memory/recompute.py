@@ -29,14 +29,14 @@ from bessemer.compiler.schedule.memory.residents import Count, Residents, reside
 from bessemer.compiler.schedule.memory.work_costs import node_cost, operations
 
 SMALL = 48
-"""What is so much smaller than the largest kept value is kept in any case."""
+"""Values this many times smaller than the largest kept value are kept in any case."""
 WORTH = 0.02
 """The least share of the peak that computing again must save, where there is no budget."""
 SEGMENTS = (2, 3, 4, 6, 8, 12, 16, 24)
 CHEAP = 0.05
-"""The share of all costs under which nothing cheaper is looked for."""
+"""If a plan repeats less than this fraction of the step's cost, no cheaper one is searched for."""
 LONG = 50
-"""What is needed for so small a part of the works is not kept for the backward half."""
+"""A value that is needed for less than 1/50 of the works is not kept for the backward half."""
 HALVINGS = 6
 PARTS = 8
 

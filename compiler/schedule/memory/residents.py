@@ -22,7 +22,7 @@ from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
 from bessemer.compiler.schedule.grouping.views import source_of
 
 Count = Callable[[Size], int]
-"""Numbers for sizes."""
+"""Turns sizes into numbers."""
 
 VECTOR = 16
 """The number of columns of a packed operand is a multiple of this."""

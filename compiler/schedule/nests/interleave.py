@@ -6,7 +6,7 @@ from __future__ import annotations
 from bessemer.compiler.ir.dims import Size
 
 SUM_INTERLEAVE = 4
-"""Vectors that a reduction handles at once: as many sums wait for the adder."""
+"""Vectors that a reduction adds up side by side, because each sum waits for its last addition."""
 COLUMN_INTERLEAVE = 8
 """Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
 read before the next one."""

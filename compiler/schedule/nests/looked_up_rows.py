@@ -17,7 +17,7 @@ from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 ROWS = 32
-"""In a block."""
+"""Rows in a block."""
 FEWEST_BLOCKS = 4
 """With fewer, threads would have nothing to share."""
 FARTHEST = 16 << 10

@@ -59,7 +59,7 @@ NEAR = 4
 TURNS = 8
 """Rows that are computed by turns in one iteration of the parallel loop."""
 FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
-"""Rows, and bytes of a row, for which they are."""
+"""The least number of rows, and the most bytes of a row, for which this is done."""
 LONGEST_OF_SUMS = 8 << 10
 """The same where nothing hides loads from the second-level cache: neither functions of the
 elements nor memory itself. (Zen 4: layer norms of 12 KiB take 1.17 of the time of one after the
