@@ -35,6 +35,7 @@ from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.form_groups import form_groups, separate_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
+from bessemer.compiler.schedule.join_sums import join_sums
 from bessemer.compiler.schedule.loop_slices import Loop, trial_of, tried
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
 from bessemer.compiler.schedule.lowering.choices import Choices
@@ -79,6 +80,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     sizes."""
     builder.over = dict.fromkeys(builder.copied_first(graph), Copy)
     steps = write_reshaped_outputs(builder.lower(graph), builder.reshaped)
+    steps = join_sums(steps, builder.lowering) if builder.fuses else steps
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
     steps = merge_updates(graph, outputs, steps, builder.lowering)
