@@ -20,8 +20,7 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, bf16, f32, i64
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Options
-from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import Level, measure_copy, measure_levels, prepare_mover
 from bessemer.frontends.machine_limits import Limits
 from bessemer.frontends.operation_count import operations_of, products_of
@@ -101,7 +100,7 @@ def test_instructions_that_add_two_products_take_half_the_time() -> None:
     builder = GraphBuilder("product")
     x, w = (builder.input(name, TensorType(bf16, (64, 64))) for name in "xw")
     graph = builder.finish([builder.apply("matmul", x, w)])
-    steps = build_program(graph, parse_target("x86_64-avx512-bf16")).steps
+    steps = planned(graph, "x86_64-avx512-bf16").program.steps
     counts = {s.kernel.name: products_of(s.kernel) for s in steps if isinstance(s, Launch)}
     assert counts == {"pack": 1, "matmul_cast": 2}
     assert LIMITS.floor(1e9, Traffic(), 0, 2) == LIMITS.floor(1e9, Traffic(), 0) / 2
