@@ -191,7 +191,10 @@ def _form(step: Step) -> object | None:
         return None
     if not _large_inputs(step):
         return None
-    if not any(isinstance(one, For) and one.kind == "vector" for one in walk(kernel.body)):
+    inside = list(walk(kernel.body))
+    if not any(isinstance(one, Accumulate) for one in inside):
+        return None
+    if not any(isinstance(one, For) and one.kind == "vector" for one in inside):
         return None
     body = _form_of(kernel.body, {})
     sizes = step.sizes, kernel.symbols, kernel.members, step.values[-1].type.numel
@@ -206,12 +209,12 @@ def _large_inputs(launch: Launch) -> list[Value]:
 
 def _form_of(block: Block, indices: dict[Atom, Size]) -> object | None:
     """The form of a block, with loops' indices named by their order; None if it has statements of
-    other kinds."""
+    other kinds, or if the data says how far a loop goes or where a store goes."""
     found: list[object] = []
     for statement in block:
         match statement:
-            case For():
-                extent = dims.substitute(statement.extent, indices)
+            case For(extent=extent) if not _reads_data(extent):
+                extent = dims.substitute(extent, indices)
                 name = f"loop{len(indices)}"
                 indices[statement.index] = dims.symbol(name)
                 inner = _form_of(statement.body, indices)
@@ -225,8 +228,13 @@ def _form_of(block: Block, indices: dict[Atom, Size]) -> object | None:
                 found.append(statement.name)
             case Allocate(buffer):
                 found.append((buffer.dtype, buffer.shape))
-            case Store(buffer, guard=None):
+            case Store(buffer, places, guard=None) if not any(map(_reads_data, places)):
                 found.append(buffer.dtype)
             case _:
                 return None
     return tuple(found)
+
+
+def _reads_data(size: Size) -> bool:
+    """Whether a size or an index is read from memory or from a local variable."""
+    return bool(walk_expr.index_expressions(size))
