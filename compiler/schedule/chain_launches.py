@@ -164,12 +164,15 @@ class _Planner:
         return self._spans[kernel] is not None
 
     def _plan(self, launches: Sequence[Launch]) -> _Candidate | None:
-        """The launches in as few turns as the second-level cache allows; None if even with one item
-        per turn the windows are too large."""
+        """The launches in as few turns as leave other values room in the second-level cache; None
+        if even with one item per turn the windows are larger than that cache, and than a share of
+        the last one. (With windows of 1.6 times that cache four images of 120 x 120 x 192 take 0.84
+        times as long as without.)"""
         inside = {launch.values[-1] for launch in launches[:-1]}
-        weights = {v for launch in launches for v in launch.values if v in self.program.weights}
-        saved, room = sum(map(_bytes, inside)), self.target.l2_bytes * 5 // 8
-        room = max(0, room - sum(map(_bytes, weights)))
+        values = {v for launch in launches for v in launch.values if v in self.program.weights}
+        saved, weights = sum(map(_bytes, inside)), sum(map(_bytes, values))
+        room = self.target.l2_bytes * 5 // 8 - weights
+        most = max(self.target.l2_bytes - weights, self.target.last_cache // SHARES)
 
         def chain(turns: int) -> _Candidate:
             return _Candidate(tuple(launches), *self._by_turns(launches, turns), saved)
@@ -177,7 +180,7 @@ class _Planner:
         numbers = _numbers(launches[-1].kernel.parallel_extent)
         first = bisect_left(numbers, True, key=lambda turns: chain(turns).room <= room)
         found = chain(numbers[min(first, len(numbers) - 1)])
-        return found if found.room <= max(room, self.target.last_cache // SHARES) else None
+        return found if found.room <= most else None
 
     def _by_turns(self, launches: Sequence[Launch], turns: int) -> tuple[Array, tuple[_Moved, ...]]:
         """The items of every turn, and the windows. They are found from the last launch to the

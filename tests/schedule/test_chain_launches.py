@@ -263,8 +263,8 @@ def _run(made: Compilation, x: Array, threads: int = 1) -> Array:
 
 
 def test_windows_take_less_memory_than_values() -> None:
-    program = _program(_inverted_residual(200))
-    chained = chain_launches(program, replace(SMALL, l2_bytes=1 << 18))
+    program = _program(_inverted_residual(150))
+    chained = chain_launches(program, replace(SMALL, l2_bytes=1 << 17))
     before, after = plan_memory(program), plan_memory(chained)
     inside = {window.value for chain in _chains(chained) for window in chain.windows}
     assert inside and not inside & set(after.offsets)
