@@ -1,1 +1,2 @@
-"""Graphs to programs for GPUs: what differs from the processors' schedules."""
+"""Lowers graphs to programs for GPUs: the parts of the schedule that differ from the
+processors'."""

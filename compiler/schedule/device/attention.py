@@ -1,12 +1,12 @@
-"""Lowers attention to one kernel on GPUs with products of tiles by warps: queries, keys and values
-of 16-bit floats, or of float32 numbers that are multiplied in three bf16 parts; any pointwise work
-between scores and softmax, float32 in between.
+"""Lowers attention to one kernel on GPUs whose warps multiply tiles on matrix units. Queries, keys
+and values are 16-bit floats, or float32 numbers that are multiplied as three bf16 parts each. Any
+pointwise work may stand between the scores and the softmax; it is done in float32.
 
-What is between the products must be a softmax over the keys as it is written everywhere,
+What is between the two matrix products must be a softmax over the keys in its usual form,
 
     exp(s - max s) / sum of exp(s - max s)
 
-possibly with casts in between. Anything else is left to kernels of its own.
+possibly with casts in between. Any other attention is lowered as separate kernels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_DEPTH = 128
-"""Elements of a query, and of a value."""
+"""The most elements that a query, or a value, may have."""
 _MOST_NODES = 16
 _SCORES, _RESULTS = "scores", "results"
 _ROW = Buffer("row", f32, (1,))
@@ -61,7 +61,13 @@ _ROW = Buffer("row", f32, (1,))
 def may_attend(
     attention: Attention, graph: Graph, target: DeviceTarget, precision: str = "float32"
 ) -> bool:
-    """Whether there is a kernel for an attention."""
+    """Whether `lower_device_attention` can lower an attention. Otherwise its nodes form groups of
+    their own.
+
+    It can if the device has matrix units, the operands have one type that they multiply at this
+    precision, queries and values have 8 to MOST_DEPTH elements, the second product does not
+    broadcast its left operand, and the weights are a softmax.
+    """
     nodes = (attention.scores, attention.product)
     operands = {value.type.dtype for node in nodes for value in node.inputs}
     results = {node.output.type.dtype for node in nodes}
@@ -81,7 +87,7 @@ def may_attend(
 
 
 def _softmax(attention: Attention, constants: Mapping[Value, Array]) -> RowForm | None:
-    """The form of the weights' rows, if it is a softmax of the carried scores."""
+    """The weights of a row as a function of its scores; None if they are not a softmax of them."""
     inlined = {n.output: n for n in (*attention.views, *attention.between)}
     fusion = Fusion(inlined, constants)
     carried = attention.carried.type
@@ -97,14 +103,15 @@ def _softmax(attention: Attention, constants: Mapping[Value, Array]) -> RowForm 
 
 
 def _plain(node: Expression) -> Expression:
-    """What is behind casts between floats."""
+    """The expression below casts from float to float."""
     while isinstance(node, Cast) and node.operand.dtype.is_float and node.dtype.is_float:
         node = node.operand
     return node
 
 
 def _is_softmax(weight: Expression, key: Symbol) -> bool:
-    """Whether it is exp(s - max s) / sum of exp(s - max s), s the row's score of the key."""
+    """Whether a weight is exp(s - max s) / sum of exp(s - max s), where s is the row's score of the
+    key."""
     match _plain(weight):
         case Binary(_, "div", above, below):
             pass
@@ -121,7 +128,7 @@ def _is_softmax(weight: Expression, key: Symbol) -> bool:
 
 
 def _largest_below(node: Expression, index: Size) -> Expression | None:
-    """The max of exp(s[index] - max s)."""
+    """The expression max s, if the node is exp(s[index] - max s); else None."""
     match _plain(node):
         case Unary(_, "exp", operand):
             pass
@@ -150,8 +157,8 @@ def _is_score(node: Expression, index: Size) -> bool:
 def lower_device_attention(
     group: Group, grouping: Grouping, lowering: DeviceLowering
 ) -> list[DeviceLaunch] | None:
-    """The launches of a group around an attention that `may_attend`; None where the queries do not
-    lie in memory."""
+    """The launches for a group around an attention that `may_attend` has accepted: those that
+    prepare the operands, then the attention itself. None where the queries do not lie in memory."""
     assert group.attention is not None and group.root is not None
     return _Kernel(group, group.attention, grouping, lowering).launches()
 
@@ -170,7 +177,7 @@ class _Kernel:
 
     @property
     def shape(self) -> tuple[Size, ...]:
-        """[batch..., rows, columns] of the second product."""
+        """The shape of the result: [batch..., rows, columns]."""
         return self.attention.product.output.type.shape
 
     @property
@@ -182,7 +189,7 @@ class _Kernel:
         return self.attention.scores.output.type.shape[-1]
 
     def launches(self) -> list[DeviceLaunch] | None:
-        """All of them."""
+        """The launches, or None; see lower_device_attention."""
         scores, product = self.attention.scores, self.attention.product
         operands = Operands(scores, self.lowering)
         queries = operands.left(self.grouping)
@@ -196,7 +203,8 @@ class _Kernel:
         return in_order(self.grouping.packs.get(node))
 
     def _operand(self, memory: Source, value: Value, outer: int, depth: int) -> Operand:
-        """An operand whose outer and depth axes are at these places of its shape."""
+        """The value in memory as an operand of `Attend`. `outer` and `depth` are the positions in
+        its shape of the axis that is not summed over, and of the one that is."""
         shape = value.type.shape
         missing = len(self.batch) + 2 - len(shape)
         steps = (0,) * missing + tuple(
@@ -211,7 +219,8 @@ class _Kernel:
         )
 
     def _launch(self, sources: tuple[Source, Source, Source]) -> DeviceLaunch:
-        """The attention over queries, keys and values where they lie."""
+        """The launch of the attention itself. `sources` are the queries, keys and values in
+        memory."""
         assert self.group.root is not None
         out = self.lowering.destination(self.group.root, self.group.tail)
         tile = self._tile()
@@ -232,7 +241,7 @@ class _Kernel:
         )
 
     def _blocks(self, tile: Tile) -> Size:
-        """The blocks of rows of one attention of the batch."""
+        """The number of blocks of rows in one attention of the batch."""
         return dims.ceildiv(self.shape[-2], tile.rows)
 
     def _attend(
@@ -243,7 +252,8 @@ class _Kernel:
         sources: tuple[Source, Source, Source],
         out: Destination,
     ) -> Attend:
-        """The statement of a block."""
+        """The statement that computes one block of rows; `block` is its number in the whole
+        batch."""
         scores, product = self.attention.scores, self.attention.product
         queries, keys, values = sources
         blocks = self._blocks(tile)
@@ -278,7 +288,8 @@ class _Kernel:
         )
 
     def _farthest(self, score: Expression, row: Symbol, key: Symbol, tile: Tile) -> Size | None:
-        """How far behind a row keys are not surely hidden, where that spares tiles of keys."""
+        """The largest `key - row` that a mask does not hide (see farthest_key). None if there is no
+        such mask, or if leaving keys out would spare no tile of keys."""
         constants = self.lowering.constants
         known = {
             buffer.name: constants[value]
@@ -292,7 +303,8 @@ class _Kernel:
         return None if few else found
 
     def _computed(self, load: Load) -> Expression | None:
-        """An element of a value that is computed from indices alone, by another kernel."""
+        """The expression for an element that another kernel stores, if it is computed from indices
+        alone, as masks often are; else None."""
         value = next(v for v, b in self.fusion.buffers.items() if b.name == load.buffer.name)
         nodes: dict[Value, Node] = {}
         waiting = [value]
@@ -314,7 +326,7 @@ class _Kernel:
         return dims.maximum(1, dims.minimum(end, self.key_count))
 
     def _tile(self) -> Tile:
-        """The rows and keys that a block takes at a time."""
+        """The number of rows and keys that a block works on at a time."""
         target, scores = self.lowering.target, self.attention.scores
         depth, columns = scores.inputs[0].type.shape[-1], self.shape[-1]
         assert isinstance(depth, int) and isinstance(columns, int)
@@ -335,7 +347,8 @@ class _Kernel:
         )
 
     def _score(self, index: Index) -> Expression:
-        """A score with all that is pointwise behind it, in float32."""
+        """A score in float32, after the pointwise work between the first product and the
+        softmax."""
         scores = self.attention.scores.output
         total = expr.fragment_element(_SCORES, 0, f32)
         element = self._element(scores, self.attention.carried, index, total)
@@ -347,7 +360,7 @@ class _Kernel:
 
 
 def _padded(columns: int) -> int:
-    """Columns of a tile: lines of it are a power of two long."""
+    """The number of columns padded to a power of two, at least 16, as shared memory holds them."""
     power = 16
     while power < columns:
         power *= 2

@@ -1,8 +1,9 @@
-"""Which keys of an attention are hidden from a row whatever the scores are: a causal mask's.
+"""Finds keys that a mask hides from a row whatever the scores are, so that a block of rows need not
+visit them.
 
-select(key <= row + 3, score, -inf)         keys beyond row + 3
-select(seen[row, key], score, -1e30)        where `seen` is a constant: the largest key - row
-score + mask[row, key]                      that it shows
+    select(key <= row + 3, score, -inf)         hides keys beyond row + 3
+    select(seen[row, key], score, -1e30)        where `seen` is a constant: hides keys beyond
+    score + mask[row, key]                      the largest key - row that it shows
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from bessemer.compiler.ir.loops import LOWEST_SCORE
 from bessemer.compiler.ir.types import Array, boolean
 
 Distance: TypeAlias = Size | None
-"""Keys that are further than this behind a row are hidden; None: none is known to be."""
+"""Keys further than this behind the row (key - row is larger) are hidden. None: no key is known to
+be."""
 _MOST_ELEMENTS = 1 << 26
 _TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt"}
@@ -42,10 +44,10 @@ def farthest_key(
     constants: Mapping[str, Array],
     computed: Callable[[Load], Expression | None] = lambda load: None,
 ) -> Distance:
-    """The most that `key - row` is where a score may be above LOWEST_SCORE.
+    """The largest `key - row` for which a score may be above LOWEST_SCORE; None if it is not known.
 
-    `constants` are the contents of buffers, by name; `computed` says what an element that another
-    kernel stores is, if it is known.
+    `constants` are the contents of constant buffers by name. `computed` returns the expression of
+    an element that another kernel stores, if it is known.
     """
     return _Search(row, key, constants, computed).hidden(score)
 
@@ -58,7 +60,7 @@ class _Search:
     computed: Callable[[Load], Expression | None]
 
     def hidden(self, node: Expression) -> Distance:
-        """Behind what distance a score is low."""
+        """The distance beyond which a score is at most LOWEST_SCORE."""
         match node:
             case Cast(operand=operand) if operand.dtype.is_float:
                 return self.hidden(operand)
@@ -81,7 +83,7 @@ class _Search:
                 return None
 
     def fails(self, node: Expression, value: bool) -> Distance:
-        """Behind what distance a condition surely has this value."""
+        """The distance beyond which a condition surely has this value."""
         match node:
             case Unary(name="not", operand=operand):
                 return self.fails(operand, not value)
@@ -101,7 +103,7 @@ class _Search:
                 return None
 
     def _compared(self, name: str, one: Size, other: Size, value: bool) -> Distance:
-        """one < other, or the like, between index arithmetic."""
+        """The same for a comparison of index arithmetic, such as `one < other`."""
         name = name if not value else _NEGATED[name]
         if name in ("gt", "ge"):
             name, one, other = _TURNED[name], other, one
@@ -112,7 +114,8 @@ class _Search:
         return -rest - 1 if name == "lt" else -rest
 
     def _of_array(self, load: Load, hides: Callable[[Array], Array]) -> Distance:
-        """Of a constant with an element for every row and key."""
+        """The same for a constant with an element for every row and key; `hides` says which
+        elements count."""
         array = self.constants.get(load.buffer.name)
         (offset,) = load.indices
         rows, keys = self.row.extent, self.key.extent
@@ -136,7 +139,7 @@ def _nearer(one: Distance, other: Distance) -> Distance:
 
 
 def _is_low(node: Expression) -> bool:
-    """Whether it is a constant that hides a score."""
+    """Whether the node is a constant of at most LOWEST_SCORE, which hides a score."""
     while isinstance(node, Cast):
         node = node.operand
     return isinstance(node, Constant) and float(node.value) <= LOWEST_SCORE

@@ -1,7 +1,8 @@
-"""Which rows and keys a block of an attention takes on a GPU: a model of the device decides.
+"""Chooses how many rows and keys a block of attention works on at a time on a GPU, by a model of
+the device.
 
-A block goes over all keys, some at a time; the more rows it has, the less often keys and values are
-read, but the fewer blocks there are.
+A block goes over all keys, a tile at a time. The more rows it has, the less often keys and values
+are read, but the fewer blocks there are.
 """
 
 from __future__ import annotations
@@ -27,20 +28,24 @@ ROWS_OF_WARP = 16
 _WARPS = (4, 2, 8)
 _KEYS = (64, 32, 128, 16)
 _MOST_NUMBERS = {2: 192, 4: 144}
-"""By an element's bytes: scores and results that a warp has registers for, of each row."""
+"""By the bytes of an element: how many scores and results of each row a warp has registers for."""
 _FEWEST_WARPS = {2: 2, 4: 4}
-"""Fewer would have to copy more at a time than they have registers for."""
+"""By the bytes of an element: with fewer warps, each would copy more at a time than it has
+registers for."""
 _SHARED = {False: 99 << 10, True: 227 << 10}
-"""What a block has on the smallest GPU that runs the level's code."""
+"""Bytes of shared memory that a block may use on the smallest GPU that runs the level's code; the
+key says whether the level has wgmma."""
 _POWERS = 16
-"""Powers of two that a processor computes in a cycle."""
+"""Exponentials that a processor computes in a cycle."""
 _STEP_CYCLES = 400
-"""Of a tile of keys: the largest score, barriers, and what else does not overlap."""
+"""Cycles that a tile of keys takes in addition: the largest score, barriers, and whatever does not
+overlap."""
 
 
 @dataclass(frozen=True)
 class AttentionSizes:
-    """What there is to do; `depth` and `columns` as they are padded."""
+    """The sizes of an attention, in elements. `depth` (of a query) and `columns` (of a value) are
+    padded."""
 
     batch: int
     rows: int
@@ -51,8 +56,9 @@ class AttentionSizes:
 
 
 def attention_tiles(sizes: AttentionSizes, target: DeviceTarget) -> list[Tile]:
-    """The tiles that may be fastest, in the model's order; those with many keys, which take nearly
-    all registers, only for the tuner."""
+    """At most MOST_CANDIDATES tiles that fit, those that the model expects to be fastest first.
+    Tiles with many keys come last: they take nearly all registers, so only a tuner should choose
+    them."""
 
     def order(tile: Tile) -> tuple[bool, float]:
         return tile.depth > _KEYS[0], cycles(sizes, tile, target)
@@ -73,14 +79,15 @@ def _fitting(sizes: AttentionSizes, target: DeviceTarget) -> Iterator[Tile]:
 
 
 def shared_bytes(sizes: AttentionSizes, tile: Tile) -> int:
-    """Of queries, and of stages of keys and values."""
+    """The bytes of shared memory that a block needs, for its queries and for all stages of keys and
+    values."""
     line = sizes.dtype.bytes
     keys = tile.depth * (sizes.depth + sizes.columns) * line
     return tile.rows * sizes.depth * line + tile.stages * keys
 
 
 def cycles(sizes: AttentionSizes, tile: Tile, target: DeviceTarget) -> float:
-    """What the model expects an attention to take."""
+    """The cycles that the model expects an attention to take on the whole device."""
     blocks = sizes.batch * ceil(sizes.rows / tile.rows)
     rate: float = products_per_cycle("mma", sizes.dtype, target)
     if sizes.dtype is f32:
@@ -98,14 +105,15 @@ def cycles(sizes: AttentionSizes, tile: Tile, target: DeviceTarget) -> float:
 
 
 def _registers(tile: Tile) -> int:
-    """Of a thread, as the assembler is known to take them."""
+    """The registers that a thread takes: a fit to what the assembler reported for many tiles."""
     return 40 + tile.depth * 9 // 10 + tile.columns * 11 // 20
 
 
 def choose_attention_tile(
     node: Node, signature: str, sizes: AttentionSizes, target: DeviceTarget, choices: Choices
 ) -> Tile:
-    """The tile that the model expects to be fastest, or the one that a tuner has found to be."""
+    """The tile that the model expects to be fastest, or the one that a tuner has found to be. The
+    tuner knows the attention by `signature`."""
     tiles = attention_tiles(sizes, target)
     options = [{"tile_rows": tile.rows, "keys": tile.depth} for tile in tiles]
     return tiles[choices.one_of(node, signature, options)]

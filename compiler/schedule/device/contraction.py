@@ -1,9 +1,10 @@
-"""Lowers a group around a matrix product or convolution to contractions of tiles.
+"""Lowers a group around a matrix product or convolution to tiles, on GPUs.
 
-Both operands are read where they lie, through views if these keep index arithmetic linear; what is
-computed on the way to the right one is stored first. Weights are packed at compile time where the
-machine's copies of boxes need them so. The rest of the group is the epilogue, which runs on the
-sums before they are stored; if the depth is split, a kernel behind adds up the parts and runs it.
+Both operands are read where they lie, through views if the index arithmetic stays linear. If the
+right operand is computed from something else, another kernel stores it first. Weights are packed at
+compile time where the machine's copies of boxes (TMA) need that. The rest of the group is the
+epilogue, which runs on the sums before they are stored. If the depth is split, a second kernel adds
+up the parts and runs the epilogue.
 """
 
 from __future__ import annotations
@@ -69,17 +70,20 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 SUMS = "sums"
 _SUM_TYPES: dict[DType, DType] = {f32: f32, bf16: f32, f16: f32, f64: f64}
 _LONG = 1 << 16
-"""Weights that one row is multiplied by, from which on tiles of it pay."""
+"""The fewest weights (depth times columns) for which the product of one row is computed in
+tiles."""
 _NARROW = (i8, u8, i16)
 _ROWS_TOGETHER = 8
-"""Rows of tiles that are worked on together, so that what they read stays in the cache."""
+"""The number of rows of tiles that are computed column by column, so that what they read stays in
+the cache."""
 
 
 def lower_device_contraction(
     group: Group, grouping: Grouping, lowering: DeviceLowering
 ) -> list[DeviceLaunch] | None:
-    """The launches, or None where plain loops must do: products with vectors, depthwise
-    convolutions, operands that are neither in memory nor easily put there."""
+    """The launches for a group with an anchor. None if plain loops have to compute it: products
+    with a vector, depthwise convolutions, types that the machine does not multiply, and left
+    operands that do not lie in memory."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     if is_depthwise(anchor) or _sum_type(anchor) is None or _is_thin(anchor):
@@ -88,7 +92,8 @@ def lower_device_contraction(
 
 
 def _sum_type(node: Node) -> DType | None:
-    """What products are added up in; None where the machine has nothing for these types."""
+    """The type in which products are added up; None if the machine has no instruction for the
+    operands' types."""
     types = [value.type.dtype for value in node.inputs]
     result = node.output.type.dtype
     if result is i32 and all(dtype in _NARROW for dtype in types):
@@ -100,7 +105,8 @@ def _sum_type(node: Node) -> DType | None:
 
 
 def _is_thin(node: Node) -> bool:
-    """Whether there is nothing to share among a tile's rows and columns, or nothing at all."""
+    """Whether tiles would share nothing (one column, one row of few weights, nothing to compute),
+    or the padding of a convolution is only known when the model runs."""
     shape, depth = node.output.type.shape, node.inputs[0].type.shape[-1]
     columns = shape[-1]
     if node.operator.name == "conv":
@@ -120,7 +126,7 @@ Stores: TypeAlias = Callable[[Index, Size, Size, Size], tuple[Store, ...]]
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One group on its way to launches."""
+    """The lowering of one group."""
 
     group: Group
     anchor: Node
@@ -133,7 +139,7 @@ class _Job:
 
     @cached_property
     def fusion(self) -> Fusion:
-        """The buffers of the contraction's kernel."""
+        """The expressions of the group's values, and the buffers of the contraction's kernel."""
         nodes = in_order(self.group)
         return Fusion.of(nodes, self.lowering.constants)
 
@@ -145,7 +151,8 @@ class _Job:
 
     @cached_property
     def products(self) -> Products:
-        """How matrix units multiply; multiply-adds are exact."""
+        """How the operands are multiplied on matrix units; "exact" stands for ordinary
+        multiply-adds and 16-bit operands."""
         types = {value.type.dtype for value in self.anchor.inputs}
         precision = self.lowering.precision
         if types != {f32} or not self.target.has_mma or precision not in ("tf32", "float32"):
@@ -158,7 +165,7 @@ class _Job:
         return self.lowering.destination(self.group.root, self.group.tail)
 
     def launches(self) -> list[DeviceLaunch] | None:
-        """All of them."""
+        """The launches, or None; see lower_device_contraction."""
         operands = Operands(self.anchor, self.lowering)
         left = operands.left(self.grouping)
         if left is None:
@@ -176,7 +183,7 @@ class _Job:
     def _chosen(
         self, node: Node, left: Source, right: Value, memory: Source, operands: Operands
     ) -> tuple[Choice, Form]:
-        """The tile, and the operands as it wants them."""
+        """The chosen tile, and the operands in the form that its level of products wants."""
         form = form_of(node, left, memory)
         plain = replace(form, left=simplified(form.left), right=simplified(form.right))
         may_split = isinstance(self.anchor.output.type.numel, int)
@@ -195,8 +202,8 @@ class _Job:
         return choice, self._used(chosen, left, right, memory, operands)
 
     def _boxed(self, node: Node, form: Form, right: Value) -> list[Form]:
-        """The form that copies of boxes may take: weights with the depth innermost, and a depth
-        that both operands cut in the same way."""
+        """The form in which TMA can copy the operands, as a list of one, or empty. Weights have the
+        depth innermost, and both operands cut the depth into the same axes."""
         if not self.target.has_wgmma or node.inputs[0].type.dtype not in (bf16, f16, f32):
             return []
         if node.inputs[0].type.dtype is f32 and self.products == "exact":
@@ -220,7 +227,9 @@ class _Job:
     def _used(
         self, form: Form, left: Source, right: Value, memory: Source, operands: Operands
     ) -> Form:
-        """The form with the kernel's buffers; its right operand is packed, if it is to be."""
+        """The form with the kernel's buffers in place of LEFT, RIGHT and PACKED. The right operand
+        is packed, and float32 operands are split into parts, if the form says so; `operands` gets
+        the launches."""
         sources = [left.value, memory.value]
         packed = form.right.buffer.name == PACKED
         if packed:
@@ -234,7 +243,7 @@ class _Job:
         return replace(form, left=used[0], right=used[1])
 
     def _packed(self, form: Form, right: Value) -> Value:
-        """The packed weight as a constant of the program; made once."""
+        """The packed weight, a constant of the program that is made once for all groups."""
         groups = dims.product(axis.extent for axis in form.right.batch)
         assert isinstance(groups, int)
         in_parts = form.right.parts != 0
@@ -251,7 +260,8 @@ class _Job:
         return self.lowering.arrange(right, key, made, arrange)
 
     def _draft(self, form: Form, products: Products) -> Contract:
-        """The statement, without a tile, for the whole depth."""
+        """The contraction over the whole depth, without stores or a real tile: what the model
+        needs."""
         rows = dims.Symbol("row", form.left.outer_extent)
         columns = dims.Symbol("column", form.right.outer_extent)
         batch = tuple(dims.symbol(f"batch{i}", n) for i, n in enumerate(form.batch_extents))
@@ -275,7 +285,7 @@ class _Job:
     # The launches
 
     def _whole(self, form: Form, choice: Choice) -> DeviceLaunch:
-        """One kernel with the epilogue inside."""
+        """One kernel, with the epilogue inside."""
 
         def stores(batch: Index, row: Size, column: Size, part: Size) -> tuple[Store, ...]:
             index = form.output_index(batch, row, column)
@@ -286,7 +296,7 @@ class _Job:
         return self._launch(form, choice, stores, self.out.value, self.out.buffer)
 
     def _element(self, index: Index, total: Callable[[Index], Expression]) -> Expression:
-        """An element of the group's core, given the sums."""
+        """An element of the group's core; `total` gives the sum at an index."""
         sum_value = self.anchor.output
         dtype = sum_value.type.dtype
         inner = self.fusion.given({sum_value: lambda at: expr.convert(total(at), dtype)})
@@ -294,7 +304,8 @@ class _Job:
         return flatten_loads(inner.element(core, broadcast_index(index, core.type.shape)))
 
     def _split(self, form: Form, choice: Choice) -> list[DeviceLaunch]:
-        """A kernel for parts of the sums, and one that adds them up and runs the epilogue."""
+        """Two kernels: one that stores the sums of each part of the depth, and one that adds them
+        up and runs the epilogue."""
         shape = self.anchor.output.type.shape
         parts = Value(TensorType(self.sums, (choice.split, *shape)))
         target = Buffer("out0", self.sums, parts.type.shape)
@@ -370,7 +381,8 @@ class _Job:
 
 
 def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
-    """A tile's row and column among the tiles: some rows together, column by column."""
+    """The row and column of the tile with this number. Where it can be done, _ROWS_TOGETHER rows of
+    tiles are counted column by column."""
     together = _ROWS_TOGETHER
     if not isinstance(down, int) or down % together or across == 1:
         return dims.floordiv(tile, across), dims.mod(tile, across)
@@ -380,7 +392,8 @@ def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
 
 
 def threads_of(tile: Tile, target: DeviceTarget) -> ThreadMapping:
-    """The threads of a block, and for tiles that follow each other in a block, the blocks."""
+    """The threads of a block. Blocks of wgmma tiles are persistent, so their number is given too:
+    one for each processor."""
     if tile.level != "wgmma":
         count = tile.warps[0] * tile.warps[1] * 32
         return ThreadMapping(count, count)

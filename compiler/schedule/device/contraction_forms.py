@@ -1,8 +1,8 @@
-"""Matrix products and convolutions as operands of a `Contract` statement.
+"""Describes matrix products and convolutions as operands of a `Contract` statement.
 
-A row is an element of the output without its channel (column). Axes that choose another right
-matrix, a batched product's batches and a convolution's groups, are batch indices; all others count
-the rows. Borders stay where they are: windows say where an input ends.
+A row is an element of the output without its channel, which is the column. Axes that select another
+right matrix (the batches of a batched product, the groups of a convolution) are batch indices; all
+others count the rows. Padding is not stored: windows say where an input ends.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from bessemer.compiler.schedule.grouping.views import Source
 
 @dataclass(frozen=True)
 class Form:
-    """A contraction's operands; `rows` and `batch` are the output's axes, by position.
+    """The operands of a contraction, and what its rows and columns are in the output, whose shape
+    is `shape`.
 
-    `group_columns` is the number of columns of a convolution's group, 0 where groups are not an
-    axis.
+    `rows` and `batch` are positions of the output's axes. `group_columns` is the number of columns
+    of one group of a convolution, 0 where groups are not a batch index.
     """
 
     left: Operand
@@ -40,7 +41,7 @@ class Form:
         return tuple(axis.extent for axis in self.left.batch)
 
     def output_index(self, batch: Sequence[Size], row: Size, column: Size) -> Index:
-        """The index of an element of the output."""
+        """The index in the output of a sum, given its batch indices, row and column."""
         if self.group_columns != 0:
             column = batch[0] * self.group_columns + column
             batch = ()
@@ -57,16 +58,17 @@ class Form:
 
 
 def form_of(node: Node, left: Source, right: Source) -> Form:
-    """The operands of a product or a convolution, which lie as said."""
+    """The form of a product or convolution whose operands lie in memory as the two sources say."""
     if node.operator.name == "conv":
         return _by_memory(_convolution(node, left, right))
     return _by_memory(_product(node, left, right))
 
 
 def _by_memory(form: Form) -> Form:
-    """The form with its rows counted so that neighbours in memory follow each other, if neither the
-    last axis of the rows nor that of the depth has them (a weight's gradient: the rows are taps and
-    channels, the depth pixels and images)."""
+    """The form with its rows counted in another order, so that consecutive rows are neighbours in
+    memory. Only if neither the last axis of the rows nor that of the depth has stride 1, as in a
+    convolution's gradient by its weight: its rows are taps and channels, its depth is pixels and
+    images."""
     left = form.left
     dense = [i for i, axis in enumerate(left.outer) if axis.stride == 1 and axis.extent != 1]
     if not dense or dense[-1] == len(left.outer) - 1 or left.depth[-1].stride == 1:
@@ -78,7 +80,7 @@ def _by_memory(form: Form) -> Form:
 
 
 def _product(node: Node, left: Source, right: Source) -> Form:
-    """[..., m, k] x [..., k, n], batch axes broadcast."""
+    """The form of [..., m, k] x [..., k, n], whose batch axes broadcast."""
     shapes = [value.type.shape for value in node.inputs]
     shape = node.output.type.shape
     batch_rank = len(shape) - 2
@@ -109,7 +111,7 @@ def _product(node: Node, left: Source, right: Source) -> Form:
 
 
 def _convolution(node: Node, left: Source, right: Source) -> Form:
-    """[n, spatial..., c] * [kernel..., c, columns]; groups are a batch index."""
+    """The form of [n, spatial..., c] * [kernel..., c, columns]. Groups are a batch index."""
     x, w = (value.type.shape for value in node.inputs)
     shape, attributes = node.output.type.shape, node.attributes
     groups: int = attributes["groups"]
@@ -149,9 +151,11 @@ def _convolution(node: Node, left: Source, right: Source) -> Form:
 
 
 def simplified(operand: Operand) -> Operand:
-    """The operand without windows that leave nothing out, with axes merged that are walked as one.
+    """The operand without windows that never leave its input, and with neighbouring axes merged
+    where one stride serves both.
 
-    Both sides of a contraction may be cut into axes differently: what counts is their product.
+    The two operands may be cut into axes differently afterwards: only the product of the extents
+    must agree.
     """
     windows = tuple(window for window in operand.windows if not _is_idle(operand, window))
     fixed = {window.outer for window in windows}, {window.depth for window in windows}
@@ -165,14 +169,14 @@ def simplified(operand: Operand) -> Operand:
 
 
 def _is_idle(operand: Operand, window: Window) -> bool:
-    """Whether all positions are inside."""
+    """Whether a window never leaves the input."""
     last = (operand.outer[window.outer].extent - 1) * window.step
     last = last + (operand.depth[window.depth].extent - 1) * window.dilation - window.low
     return window.low <= 0 and dims.is_nonnegative(window.extent - 1 - last)
 
 
 def _merged(axes: tuple[Axis, ...], fixed: set[int]) -> tuple[tuple[Axis, ...], dict[int, int]]:
-    """Merged axes, and where the fixed ones are."""
+    """The merged axes, and the new positions of the fixed ones, which are not merged."""
     found: list[Axis] = []
     places: dict[int, int] = {}
     last_fixed = False

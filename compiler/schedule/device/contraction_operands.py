@@ -1,4 +1,5 @@
-"""Where a contraction's operands lie: seen through views, stored first, or with more channels."""
+"""Finds where the operands of a contraction lie in memory, and prepares those that cannot be read
+as they are: computed ones are stored first, and few channels are padded to more."""
 
 from __future__ import annotations
 
@@ -23,14 +24,14 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
 LEFT, RIGHT, PACKED = "left", "right", "packed"
-"""Names that stand for an operand's buffer until the kernel's buffers are known."""
+"""Names of operands' buffers until the buffers of the kernel are known."""
 _PAD_CHANNELS = 4
-"""Channels are padded to a multiple of it, where they are few and not one."""
+"""Channels of an unsuitable number are padded to a multiple of this."""
 
 
 def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Source | None:
-    """A value as elements of another one, seen through the inlined views; None where it is
-    computed."""
+    """The memory that a value is read from through the inlined views; None if it is computed. Its
+    buffer is named `side`."""
     source = source_of(value, inlined)
     if source is None:
         return None
@@ -40,20 +41,22 @@ def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Source 
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """The operands of a product or convolution; `before` are launches that prepare them."""
+    """The operands of a product or convolution. `before` collects the launches that prepare
+    them."""
 
     anchor: Node
     lowering: DeviceLowering
     before: list[DeviceLaunch] = field(default_factory=list)
 
     def left(self, grouping: Grouping) -> Source | None:
-        """The left one where it lies; it was made sure that it does, or nothing can be done."""
+        """The left operand in memory; None if it is computed, which the caller must leave to other
+        loops."""
         value = self.anchor.inputs[0]
         return memory_of(value, grouping.views(value), LEFT)
 
     def right(self, node: Node, nodes: Sequence[Node]) -> tuple[Value, Source]:
-        """The right one of a node where it lies, or where it is stored first; `nodes` lead to
-        it."""
+        """The right operand of a node: a value, and where it lies in memory. If the `nodes` that
+        lead to it compute something, a launch that stores it is added to `before`."""
         value = node.inputs[1]
         inlined = {node.output: node for node in nodes}
         memory = memory_of(value, inlined, RIGHT)
@@ -72,7 +75,7 @@ class Operands:
         made: Value,
         element: Callable[[Index], Expression],
     ) -> None:
-        """A launch that computes a value into memory of its own."""
+        """Adds a launch that computes `made` into memory of its own."""
         shape = made.type.shape
         symbols = index_symbols(shape)
         index = as_index(symbols, shape)
@@ -91,8 +94,9 @@ class Operands:
     def padded(
         self, left: Source, right: Value, memory: Source
     ) -> tuple[Node, Source, Value, Source]:
-        """Few input channels become as many as are copied at once, the new ones 0; the node as it
-        then is, and its operands."""
+        """A convolution with few channels whose bytes cannot be copied 8 at a time gets more of
+        them, which are 0. Returns the node after that, its left operand, and its right one as a
+        value and its memory."""
         node = self.anchor
         channels, bytes_ = right.type.shape[-2], right.type.dtype.bytes
         unsuitable = isinstance(channels, int) and channels > 1 and channels * bytes_ % 8 != 0
@@ -107,7 +111,8 @@ class Operands:
     def _widened(
         self, value: Value, memory: Source, axis: int, channels: int, wide: int
     ) -> tuple[Value, Source]:
-        """A copy of an operand with more channels along an axis."""
+        """A copy of an operand that has `wide` channels, zeros behind the first `channels`, along
+        an axis."""
         shape = list(value.type.shape)
         shape[axis] = wide
         made = Value(TensorType(value.type.dtype, tuple(shape)), value.name)
@@ -132,7 +137,7 @@ class Operands:
 
 
 def deep(right: Operand) -> Operand:
-    """A constant right operand as it is packed: [batch, column, depth], without gaps."""
+    """A constant right operand in its packed layout: [batch, column, depth] without gaps."""
     axes: list[Axis] = []
     step: Size = 1
     for axis in reversed(right.depth):
@@ -150,7 +155,8 @@ def deep(right: Operand) -> Operand:
 
 
 def pack_deep(array: Array, groups: int, operator: str) -> Array:
-    """The array of such an operand, flat; `groups` are those of a convolution."""
+    """The constant's array in that layout, flat. `groups` is the number of groups if the operator
+    is a convolution."""
     if operator == "conv":
         matrices = array.reshape(-1, groups, array.shape[-1] // groups).transpose(1, 2, 0)
     else:

@@ -1,8 +1,9 @@
-"""Float32 operands as three bf16 numbers each, for products that copies by boxes feed.
+"""Splits float32 operands into three bf16 numbers each, for products whose operands TMA copies:
 
     parts[0, i] + parts[1, i] + parts[2, i] = x[i]
 
-Weights are split at compile time, everything else by a kernel, once for all that read it.
+Weights are split at compile time. Everything else is split by a kernel, once for all contractions
+that read it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _WIDTH = 4
 
 
 def in_parts(operand: Operand) -> Operand | None:
-    """The operand of a float32 buffer as one of its parts; None where their number does not keep
-    them aligned."""
+    """The operand with the parts' buffer in place of the float32 buffer; None if the number of
+    elements would leave the second and third part unaligned."""
     count = dims.product(operand.buffer.shape)
     if not _is_multiple(count, 2 * _WIDTH):
         return None
@@ -43,7 +44,8 @@ def in_parts(operand: Operand) -> Operand | None:
 
 
 def split_constant(array: Array) -> Array:
-    """The parts of an array's numbers, one after the other."""
+    """The parts of an array, flat: all first parts, then all second ones, then all third ones, as
+    bf16."""
     flat_array = np.ascontiguousarray(array, np.float32).reshape(-1)
     found = np.empty((PARTS, flat_array.size), np.uint16)
     for start in range(0, flat_array.size, _AT_ONCE):
@@ -53,7 +55,8 @@ def split_constant(array: Array) -> Array:
 
 
 def _split_some(x: Array) -> Array:
-    """The parts' bits: rounded to the nearest by hand, which takes a third of the time."""
+    """The bits of the parts, [3, n]. Rounding the bits by hand takes a third of the time that
+    conversions take."""
     if not bool((np.abs(x) < _LARGE).all()):
         return split_array(x).view(np.uint16)
     parts = np.empty((PARTS, x.size), np.uint16)
@@ -69,7 +72,8 @@ def _split_some(x: Array) -> Array:
 def split_value(
     node: Node, value: Value, lowering: DeviceLowering, before: list[DeviceLaunch]
 ) -> Value:
-    """The parts of a value that is computed; their launch is added if they are not there yet."""
+    """The parts of a value that is computed when the model runs. If no launch splits it yet, one is
+    added to `before`."""
     found = lowering.prepared.parts.get((value, PARTS))
     if found is not None:
         return found

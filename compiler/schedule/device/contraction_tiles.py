@@ -1,9 +1,9 @@
-"""Which tiles a contraction is cut into on a GPU: a model of the device decides.
+"""Chooses the tiles of a contraction on a GPU, by a model of the device.
 
-A tile's time is that of its products or of what they read from the second-level cache, whichever is
-longer, and what it takes to begin and to store the sums. Tiles run in waves, as many at a time as
-the processors hold. Where there are fewer tiles than processors, the depth may be split, and the
-parts added up by a kernel behind it.
+A tile takes as long as its products or as reading its operands from the second-level cache,
+whichever is longer, and some time to begin and to store the sums. Tiles run in waves of as many as
+the processors hold. If there are fewer tiles than processors, the depth may be split; a second
+kernel adds up the parts.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ LEAST_SPLIT = 8
 MEMORY_BYTES = 16
 """What a processor reads from memory, or writes, in a cycle, when all do."""
 INSTRUCTIONS = 128
-"""Of single threads, that a processor executes in a cycle."""
+"""Instructions of single threads that a processor executes in a cycle."""
 SPLIT_INSTRUCTIONS = 6
-"""To split a number into parts."""
+"""Instructions that split a float32 number into parts."""
 PART_PRODUCTS = 6
-"""Products of parts for one of float32 numbers."""
+"""Products of parts that make one product of float32 numbers."""
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _PRODUCTS: dict[tuple[Level, int], tuple[int, int]] = {
     ("wgmma", 16): (2048, 2048),
@@ -55,12 +55,14 @@ _PRODUCTS: dict[tuple[Level, int], tuple[int, int]] = {
     ("simt", 16): (64, 128),
     ("simt", 8): (64, 128),
 }
-"""Products of a processor in a cycle, for sm_75 and sm_80, and for sm_90."""
+"""By level and bits of an element: products that a processor computes in a cycle, for sm_75 and
+sm_80, and for sm_90."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A tile, into how many parts the depth is cut, and the cycles that the model expects."""
+    """A tile, the number of parts that the depth is cut into, and the cycles that the model
+    expects."""
 
     tile: Tile
     split: int
@@ -69,7 +71,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Extents:
-    """What there is to do; sizes that are not known are guessed."""
+    """The sizes of a contraction in elements; those that are not known at compile time are
+    guessed."""
 
     rows: int
     columns: int
@@ -78,7 +81,7 @@ class Extents:
 
 
 def extents_of(contract: Contract) -> Extents:
-    """The sizes of a contraction, for the model."""
+    """The sizes of a contraction, as the model takes them."""
     return Extents(
         guess(contract.row.extent or 0),
         guess(contract.column.extent or 0),
@@ -88,7 +91,7 @@ def extents_of(contract: Contract) -> Extents:
 
 
 def guess(size: Size) -> int:
-    """A size, for the model."""
+    """A size as the model takes it: UNKNOWN for each symbol in it."""
     if isinstance(size, int):
         return size
     upper = dims.substitute(size, dict.fromkeys(dims.atoms(size), UNKNOWN))
@@ -96,7 +99,7 @@ def guess(size: Size) -> int:
 
 
 def levels(contract: Contract, target: DeviceTarget) -> tuple[Level, ...]:
-    """The levels that can do it, the fastest first."""
+    """The kinds of products that can compute a contraction, the fastest first: wgmma, mma, simt."""
     types = {contract.left.buffer.dtype, contract.right.buffer.dtype}
     in_parts = contract.left.parts != 0
     exact = contract.products == "exact"
@@ -129,7 +132,7 @@ _WGMMA = (
     (64, 64, 5, 1),
     (64, 32, 6, 1),
 )
-"""Rows, columns, stages and warpgroups of tiles."""
+"""Rows, columns, stages and warpgroups of wgmma tiles."""
 _WGMMA_SPLIT = (
     (128, 128, 2, 2),
     (128, 64, 2, 2),
@@ -141,7 +144,8 @@ _WGMMA_SPLIT = (
 
 
 def candidates(level: Level, dtype: DType, target: DeviceTarget, parts: int = 1) -> Iterator[Tile]:
-    """The tiles of a level, for operands of a type, or of so many parts of it."""
+    """The tiles of a level for operands of this type; `parts` is 3 if float32 operands are stored
+    in parts."""
     match level:
         case "wgmma":
             box = BOX_BYTES // dtype.bytes
@@ -169,9 +173,10 @@ def candidates(level: Level, dtype: DType, target: DeviceTarget, parts: int = 1)
 
 
 def ranked(contracts: Sequence[Contract], target: DeviceTarget, may_split: bool) -> list[Choice]:
-    """The tiles that may be fastest, each with the best number of parts, in the model's order.
+    """At most MOST_CANDIDATES tiles, those that the model expects to be fastest first; each with
+    the best number of parts of the depth, which is 1 unless `may_split`.
 
-    `contracts` are the same sums, as different levels of products want them.
+    `contracts` describe the same sums, in the form that each level of products wants.
     """
     found: list[Choice] = []
     for contract in contracts:
@@ -205,7 +210,7 @@ def choose(
 
 
 def _signature(contracts: Sequence[Contract]) -> str:
-    """All that a choice's speed depends on but the device."""
+    """A text for everything except the device that the speed of a choice depends on."""
     contract = contracts[0]
     left, right = contract.left, contract.right
     axes = [
@@ -218,7 +223,8 @@ def _signature(contracts: Sequence[Contract]) -> str:
 
 
 def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
-    """Into how many parts the depth can be cut; windows' steps and boxes stay whole."""
+    """The numbers of parts into which the depth can be cut: no part cuts a tile's depth, nor a box
+    of TMA."""
     depth = contract.left.depth_extent
     if not isinstance(depth, int):
         return (1,)
@@ -231,7 +237,7 @@ def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
 
 
 def part_of_depth(part: Size, choice: Choice, contract: Contract) -> tuple[Size, Size]:
-    """Where a part of the depth begins and ends."""
+    """The begin and the end of a part of the depth."""
     depth = contract.left.depth_extent
     if choice.split == 1:
         return 0, depth
@@ -244,7 +250,7 @@ def part_of_depth(part: Size, choice: Choice, contract: Contract) -> tuple[Size,
 def cycles(
     extents: Extents, tile: Tile, split: int, contract: Contract, target: DeviceTarget
 ) -> float:
-    """What the model expects a contraction to take."""
+    """The cycles that the model expects a contraction to take on the whole device."""
     dtype, parts = contract.left.buffer.dtype, _parts(contract)
     tiles = ceil(extents.rows / tile.rows) * ceil(extents.columns / tile.columns)
     tiles *= extents.batch * split
@@ -269,32 +275,33 @@ def cycles(
 
 
 def _parts(contract: Contract) -> int:
-    """Parts of numbers that the operands' buffers have."""
+    """The number of parts in which the operands' buffers hold each number."""
     return PARTS if contract.left.parts != 0 else 1
 
 
 def _splitting(contract: Contract, target: DeviceTarget) -> float:
-    """A kernel that splits the left operand's numbers, of 4 bytes into 6."""
+    """The cycles of a kernel that splits the left operand: it reads 4 bytes of each number and
+    writes 6."""
     count = guess(contract.left.parts)
     return SPLIT_CYCLES / 2 + count * 10 / (target.processors * MEMORY_BYTES)
 
 
 def products_per_cycle(level: Level, dtype: DType, target: DeviceTarget) -> int:
-    """Of one processor."""
+    """Products that one processor computes in a cycle."""
     rates = _PRODUCTS.get((level, dtype.bits), (32, 64))
     return rates[1] if target.sm >= 90 else rates[0]
 
 
 def _crowding(tile: Tile) -> float:
-    """How much longer products take because what a warp multiplies comes from shared memory: the
-    smaller its part of a tile, the more often it is read."""
+    """The factor by which reading from shared memory slows products: the smaller a warp's part of
+    the tile, the more often each operand is read."""
     if tile.level == "wgmma":
         return 1 + 8 * (1 / 64 + 1 / tile.columns)
     return 1 + 4 * (tile.warps[0] / tile.rows + tile.warps[1] / tile.columns)
 
 
 def _resident(tile: Tile, dtype: DType, target: DeviceTarget, parts: int, in_thirds: bool) -> int:
-    """Blocks that a processor holds at once."""
+    """The number of blocks that a processor holds at once."""
     shared = (tile.rows + tile.columns) * tile.depth * dtype.bytes * tile.stages * parts
     warps = tile.warps[0] * tile.warps[1]
     threads = (tile.warps[0] + 1) * 128 if tile.level == "wgmma" else warps * 32

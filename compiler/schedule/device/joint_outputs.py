@@ -1,8 +1,8 @@
-"""Several outputs of one shape in one kernel: a step of an optimizer.
+"""Computes several outputs of one shape in one kernel, such as those of an optimizer's step:
 
     m' = f(m, g);   v' = h(v, g);   p' = p - q(m', v')
 
-A thread computes all of it for its neighbours; what one line takes from a line before stays in a
+A thread computes a few neighbours of every output. A later output reads an earlier one from a
 register.
 """
 
@@ -23,8 +23,8 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 
 def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
-    """The loops of pieces over one axis of one extent; each loads scalars, and elements at the
-    place where it stores."""
+    """The loops for pieces that have one axis of the same extent. They may load scalars, and
+    elements at the index at which they store."""
     builder = KernelBuilder()
     extent = extent_of(pieces[0].symbols[0])
     width = min(width_along(piece, piece.symbols[0]) for piece in pieces)
@@ -49,7 +49,7 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
 
 
 def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression, Expression]:
-    """Locals for what is the same for all elements."""
+    """Local variables for loads that are the same for all elements."""
     loads = walk_expr.loads_of(*(piece.value for piece in pieces))
     same = dict.fromkeys(load for load in loads if load.indices == (0,))
     written = {piece.target.name for piece in pieces}
@@ -61,7 +61,7 @@ def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression
 
 
 def _with_known(value: Expression, known: dict[tuple[str, Size], Expression]) -> Expression:
-    """The value with what has just been computed taken from registers."""
+    """The value with the loads in `known`, by buffer and offset, replaced."""
 
     def rule(node: Expression) -> Expression | None:
         if isinstance(node, expr.Load):

@@ -1,4 +1,5 @@
-"""What the groups of a program for a GPU share; every launch gets the threads that it is for."""
+"""The state that all groups of a GPU program share while they are lowered. It gives every launch
+its number of threads."""
 
 from __future__ import annotations
 
@@ -24,19 +25,20 @@ from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 _DIGITS = 16
-"""Of a hash of a kernel's text, which names it."""
+"""Digits of the hash of a kernel's text by which a tuner knows it."""
 
 
 @dataclass(eq=False)
 class DeviceLowering(Lowering):
-    """As `Lowering`, for the threads of a GPU."""
+    """`Lowering` for GPUs: its nests are distributed over threads."""
 
     target: DeviceTarget
     _mappings: dict[int, tuple[Block, ThreadMapping]] = field(default_factory=dict)
     _open: dict[int, tuple[DeviceNest, Piece]] = field(default_factory=dict)
 
     def nest(self, piece: Piece) -> Nest:
-        """The loops of a piece; the launch of their block will know their threads."""
+        """The loops that compute a piece. Their threads are remembered for the launch of these
+        loops."""
         nest = lower_device_nest(piece, self.target)
         self.map_block(nest.body, nest.mapping)
         if nest.others and self.choices.is_tuned:
@@ -44,13 +46,13 @@ class DeviceLowering(Lowering):
         return nest
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest:
-        """A thread for every few neighbours, with all that is stored there."""
+        """The loops that compute several pieces element by element (joint_outputs.py)."""
         nest = lower_together(pieces)
         self.map_block(nest.body, nest.mapping)
         return nest
 
     def map_block(self, body: Block, mapping: ThreadMapping) -> None:
-        """Says which threads the coming launch of a kernel with this body is for."""
+        """Sets the threads for the launch of a kernel with this body, which is to follow."""
         self._mappings[id(body)] = (body, mapping)
 
     def launch(
@@ -60,7 +62,8 @@ class DeviceLowering(Lowering):
         outputs: Mapping[Value, Buffer],
         made: Computation,
     ) -> DeviceLaunch:
-        """A launch of the kernel that computes this; equal kernels are the same object."""
+        """A launch of the kernel with this computation, with the threads that were set for its
+        body. Equal kernels become the same object."""
         body = made.body
         _, mapping = self._mappings.pop(id(body), (body, mapping_of_statements(body)))
         if id(body) in self._open and nodes:
@@ -76,7 +79,7 @@ class DeviceLowering(Lowering):
     def _chosen(
         self, node: Node, nest: DeviceNest, piece: Piece, buffers: tuple[Buffer, ...]
     ) -> DeviceNest:
-        """The rows' loops for the threads that a tuner wants."""
+        """The loops again, for the number of threads that a tuner has chosen."""
         symbols = kernel_symbols(nest.body, buffers, nest.operations)
         kernel = Kernel("rows", buffers, 0, symbols, nest.body, nest.operations)
         digest = sha256(print_kernel(kernel).encode()).hexdigest()[:_DIGITS]
@@ -92,7 +95,7 @@ class DeviceLowering(Lowering):
 
 
 def with_mapping(launch: Launch, mapping: ThreadMapping) -> DeviceLaunch:
-    """A launch with the threads that it is for."""
+    """The launch as a DeviceLaunch. Raises InternalError if it is one."""
     if isinstance(launch, DeviceLaunch):
         raise InternalError(f"{launch.kernel.name} has a mapping already")
     values: dict[str, Any] = {f.name: getattr(launch, f.name) for f in fields(Launch)}

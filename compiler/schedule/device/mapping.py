@@ -1,4 +1,4 @@
-"""How many threads work on what."""
+"""Decides how many threads compute a row, and how many there are in a block."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from bessemer.compiler.ir.device import WARP, ThreadMapping
 from bessemer.compiler.ir.dims import Size
 
 THREADS = 256
-"""Threads of a block where each works for itself."""
+"""Threads of a block in which each works alone."""
 LONGEST_OF_WARP = 1024
-"""Elements of a row up to which a warp takes it."""
+"""Elements of the longest row that one warp computes."""
 ELEMENTS = 16
-"""Elements of a row that a thread of a block takes."""
+"""Elements of a row for each thread of a block that computes it."""
 MOST_THREADS = 1024
 
 
@@ -20,10 +20,10 @@ def power_above(number: int) -> int:
 
 
 def mapping_of_rows(extent: Size, rows: Size, processors: int) -> ThreadMapping:
-    """Threads for rows of so many elements, one group of threads a row.
+    """The threads for `rows` rows of `extent` elements: a warp or a block computes each.
 
-    A warp takes a short row: then there is nothing to wait for. But few rows are worth a block
-    each, so that all processors have work.
+    A warp takes short rows, since its threads need no barriers. If there are few rows, a block
+    takes each, so that all processors have work.
     """
     if not isinstance(extent, int):
         return ThreadMapping(THREADS, THREADS)
@@ -35,7 +35,7 @@ def mapping_of_rows(extent: Size, rows: Size, processors: int) -> ThreadMapping:
 
 
 def other_mappings(extent: Size, chosen: ThreadMapping) -> tuple[ThreadMapping, ...]:
-    """What else may be fastest for rows of so many elements: a tuner tries it."""
+    """Other mappings that may be faster for rows of this extent, for a tuner to try."""
     if not isinstance(extent, int):
         return ()
     found = [ThreadMapping(4 * WARP, WARP)] if extent <= 2 * LONGEST_OF_WARP else []

@@ -1,9 +1,9 @@
-"""Lowers one expression, the value of every element of an output, to loops for a GPU.
+"""Lowers an expression, which gives every element of an output, to loops for a GPU.
 
-no reduction            a thread computes up to 16 bytes of neighbours
-a reduction a row       a group of threads computes a row (rows.py)
-a reduction an element  along memory: a group of threads computes an element, else a thread
-                        computes neighbours, each with its own reduction
+no reduction                a thread computes up to 16 bytes of neighbours
+a reduction for each row    a group of threads computes a row (rows.py)
+one for each element        along memory: a group of threads computes an element; else a thread
+                            computes neighbours, each with its own reduction
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from bessemer.compiler.schedule.nests.rows import Values
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SHORT = 16
-"""Steps of a reduction along memory up to which one thread does it."""
+"""Steps of the longest reduction along memory that a single thread does."""
 FULL = 512
-"""Threads of a processor that hide the time that memory takes."""
+"""Threads of a processor that are enough to hide the latency of memory."""
 _NOWHERE = Buffer("nowhere", i64, (1,))
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceNest(Nest):
-    """A lowered nest and the threads that it is for; `others` may be faster."""
+    """Loops and the threads that they are made for. A tuner may try the mappings in `others`."""
 
     mapping: ThreadMapping
     others: tuple[ThreadMapping, ...] = ()
@@ -48,8 +48,8 @@ class DeviceNest(Nest):
 def lower_device_nest(
     piece: Piece, target: DeviceTarget, mapping: ThreadMapping | None = None
 ) -> DeviceNest:
-    """The loops that compute a piece. Its loads must be flat. `mapping` is one of `others` of what
-    this gives without it."""
+    """The loops that compute a piece, whose loads must be flat. To try another mapping, pass one of
+    the `others` of the nest that is returned without it."""
     return _Lowering(merge_axes(piece), target, mapping).lower()
 
 
@@ -94,7 +94,7 @@ class _Lowering:
     # The three forms
 
     def _neighbours(self) -> DeviceNest:
-        """A thread for every few neighbours of the innermost axis."""
+        """Each thread computes a few neighbours of the innermost axis."""
         symbols, builder = self.piece.symbols, self.builder
         if not symbols:
             DeviceRow(builder, self.piece, ThreadMapping(1, 1), 1).scalar({})
@@ -134,7 +134,8 @@ class _Lowering:
         return width
 
     def _threads(self, width: int) -> int:
-        """Fewer in a block where there are few, so that more processors have some."""
+        """The threads of a block: fewer if there are few elements, so that more processors have
+        some."""
         threads = THREADS
         if isinstance(self.elements, int):
             while threads > 2 * WARP and self.elements < threads * width * self.target.processors:
@@ -173,20 +174,21 @@ class _Lowering:
     # Loops
 
     def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None]) -> None:
-        """A parallel loop over the axes, their indices taken from its own."""
+        """Adds a parallel loop over all of the axes; `body` gets their indices."""
         with self.builder.loop(dims.product(map(extent_of, outer)), "parallel") as index:
             extents = [extent_of(symbol) for symbol in outer]
             body(dict(zip(outer, unravel(index, extents, self._named), strict=True)))
 
     def _named(self, size: Size) -> Size:
-        """A local that holds index arithmetic, so that it is done once."""
+        """The size as a local variable, so that its arithmetic is done once."""
         if isinstance(size, int) or isinstance(dims.as_atom(size), Symbol):
             return size
         return self.builder.define(expr.index_value(size), "x").index
 
 
 def is_along_memory(node: Reduce, inner: Symbol) -> bool:
-    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not."""
+    """Whether consecutive steps of a reduction read neighbours in memory, and consecutive elements
+    of its output do not."""
     loads = loads_of(node.body)
     if any(dims.coefficient_of(load.indices[0], inner) == 1 for load in loads):
         return False

@@ -1,8 +1,8 @@
-"""Turns a graph into a program for a GPU: the processors' groups, with schedules of its own.
+"""Turns a graph into a program for a GPU. The groups are those for processors, lowered in other
+ways:
 
-Products, convolutions and attentions go to contraction.py and attention.py where those have a form
-for them; in the plain form a thread computes an element. Everything else is lowered by nests.py, or
-is an operator that writes its own kernel.
+products and convolutions by contraction.py, and attentions by attention.py, if they have one of the
+forms there; operators that write their own loops by those loops; everything else by nests.py.
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ def build_device_program(
     precision: str = "float32",
     tuning: Tuning | None = None,
 ) -> Program:
-    """The steps that run a graph on a GPU; all launches are DeviceLaunches.
-
-    The arguments are as those of build_program.
-    """
+    """The steps that run a graph on a GPU. All launches are DeviceLaunches; the arguments are those
+    of build_program."""
     graph, derived = name_derived_sizes(graph)
     choices = Choices(tuning or Tuning())
     builder = _DeviceBuilder(graph, target, optimize, precision, choices, derived)
@@ -80,7 +78,7 @@ class _DeviceBuilder(ProgramBuilder):
         return lower_device_contraction(group, grouping, self.lowering)
 
     def views(self, operand: Value, grouping: Grouping) -> Sequence[Node]:
-        """With widening casts."""
+        """The views through which an operand can be read, as on processors, and widening casts."""
         found: list[Node] = []
         while operand not in grouping.roots:
             node = grouping.producers.get(operand)
@@ -91,7 +89,8 @@ class _DeviceBuilder(ProgramBuilder):
         return found
 
     def elements(self, group: Group) -> Sequence[Launch]:
-        """In two launches where sums are long."""
+        """The launches of a group without products; two launches if it has long reductions to few
+        elements."""
         parts = None
         if group.anchor is None and self.fuses:
             parts = lower_split_reductions(group, self.lowering)

@@ -1,4 +1,5 @@
-"""Rows on a GPU: one group of threads (a warp or a block) computes one run of the innermost axis.
+"""Computes rows on a GPU: a group of threads (a warp or a block) computes one row along the
+innermost axis.
 
     out[i] = exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)          becomes
 
@@ -7,8 +8,9 @@
     vector i in 0..columns:  kept[i] = exp(row[i] - acc1);  acc2 += kept[i]
     vector i in 0..columns:  out[i] = kept[i] * (1 / acc2)
 
-What several passes read, and what one pass computes for another, stays in registers: every pass
-gives the same elements to the same threads. Rows too long for that are read again.
+Elements that several loops read, or that one loop computes for another, stay in registers, since
+every loop gives the same elements to the same threads. Rows that are too long for that are read
+again.
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 MOST_KEPT = 48
 """Elements of rows that a thread keeps in registers."""
 MOST_VECTORS = 16
-"""Vectors of one row that it keeps."""
+"""Vectors of one row that a thread keeps in registers."""
 
 
 class DeviceRow(RowWriter):
-    """Adds rows of a piece to a kernel; `width` neighbours go to one thread at a time."""
+    """Adds the loops of a piece's rows to a kernel; a thread takes `width` neighbours at a time."""
 
     def __init__(
         self, builder: KernelBuilder, piece: Piece, mapping: ThreadMapping, width: int
@@ -53,7 +55,9 @@ class DeviceRow(RowWriter):
     def row(
         self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
     ) -> None:
-        """The innermost loop, after everything that does not depend on its index."""
+        """Adds the loops for one row, or for its `length` elements from `start` on; `values` are
+        the indices of the outer axes. Whatever does not depend on the row's index comes before
+        them."""
         element = walk_expr.substitute(self.piece.value, values)
         offset = dims.substitute(self.piece.offset, values)
         if length is None:
@@ -63,7 +67,8 @@ class DeviceRow(RowWriter):
         self._store_row(element, inner, offset, start, extent)
 
     def _fetched(self, element: Expression, inner: Symbol) -> Expression:
-        """The element with what several passes load taken from registers."""
+        """The element with the loads that several loops do replaced by reads of registers, which
+        one loop fills."""
         passes = [node for node in walk_expr.all_nodes(element) if _is_over(node, inner)]
         bodies = [along_row(node, inner) for node in passes if isinstance(node, Reduce)]
         rest = {node: expr.read("total", node.dtype) for node in passes}
@@ -82,7 +87,8 @@ class DeviceRow(RowWriter):
         return element
 
     def _registers(self, value: Expression, inner: Symbol) -> Buffer | None:
-        """An array for a row of values, if the group's threads have room for it."""
+        """An array for a row of values; None if the registers of the group's threads do not
+        suffice."""
         extent = extent_of(inner)
         if not isinstance(extent, int) or extent % self.width or self.mapping.group == 1:
             return None
@@ -113,7 +119,7 @@ class DeviceRow(RowWriter):
     def _reduction_axes(
         self, node: Reduce, over: tuple[Symbol, ...], values: Values, local: str
     ) -> None:
-        """One loop for all axes, so that a group's threads share all of the steps."""
+        """One loop over all axes, so that a group's threads share all of the steps."""
         if len(over) == 1:
             super()._reduction_axes(node, over, values, local)
             return

@@ -1,8 +1,8 @@
-"""Which kernels that operators write themselves a group of threads can share.
+"""Decides whether a group of threads can share the loops that an operator writes itself.
 
-A vector loop is shared out among the threads; so what it stores must be in places of its own for
-every iteration. All else the group does alike, with barriers in between: kernels that repeat until
-something is found, or that define sizes, are left to one thread.
+The iterations of vector loops are distributed over the threads, so every iteration must store to
+elements of its own. All threads execute everything else alike, with barriers in between. Kernels
+that repeat until something is found, or that define sizes, run on one thread.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from bessemer.compiler.ir.device import WARP, ThreadMapping
 from bessemer.compiler.ir.loops import Block, For
 
 SMALL_THREADS = 64
-"""Threads of a block in kernels of which little is known."""
+"""Threads of a block in kernels about which little is known."""
 MOST_SHARED = 40 << 10
-"""Bytes of local arrays that all groups of a block may have."""
+"""Bytes of local arrays that all groups of a block may have together."""
 _SHARED = (
     loops.For,
     loops.If,
@@ -29,8 +29,8 @@ _SHARED = (
 
 
 def mapping_of_statements(body: Block) -> ThreadMapping:
-    """A warp for every iteration of the parallel loop, or a block for all, where they can share the
-    work; else a thread."""
+    """The threads for a kernel's body. If threads can share its work, a warp runs each iteration of
+    the parallel loop, or, if there is no such loop, one block runs all; else a thread does."""
     match body:
         case (For(kind="parallel") as loop,):
             mapping = ThreadMapping(4 * WARP, WARP)
@@ -66,7 +66,7 @@ def _is_long(loop: For) -> bool:
 
 
 def _stores_apart(loop: For) -> bool:
-    """Whether every iteration stores to places of its own, and declares no array."""
+    """Whether every iteration stores to elements of its own, and declares no array."""
     for statement in walk_loops.walk(loop.body):
         match statement:
             case loops.Allocate():

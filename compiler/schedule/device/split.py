@@ -1,11 +1,12 @@
-"""Long reductions to few elements, in two launches: parts on all processors, then their sum.
+"""Splits long reductions to few elements into two launches: all processors compute parts, which the
+second launch adds up.
 
     out[c] = reduce add k in 0..K: x[k, c]          becomes
 
     part[s, c] = reduce add j in 0..K/S: x[s*K/S + j, c]
     out[c] = reduce add s in 0..S: part[s, c]
 
-The parts depend on the shapes and on the target only, so equal inputs give equal bits.
+The parts depend only on the shapes and the target, so equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from bessemer.compiler.schedule.nests.nests import flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SHORTEST = 32
-"""Steps that a part of a reduction has at least where each thread does one."""
+"""The fewest steps of a part of a reduction that one thread computes."""
 SHORTEST_SHARED = 4096
-"""The same where the threads of a block share one."""
+"""The fewest steps of one that the threads of a block share."""
 THREADS = 512
-"""Threads of a processor that are enough."""
+"""Threads of a processor that are enough to keep it busy."""
 BLOCKS = 4
 MOST_PARTS = 1024
 
@@ -50,7 +51,7 @@ class _Split:
 
 
 def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launch] | None:
-    """The launches for a group with reductions that are worth it; None for any other."""
+    """The launches for a group whose reductions are worth splitting; None for any other group."""
     nodes = in_order(group)
     inlined = {node.output: node for node in nodes}
     root = group.root
@@ -71,7 +72,7 @@ def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launc
 
 
 def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
-    """The reductions to split, all of them or none."""
+    """The reductions to split: all of the piece's, or none."""
     nodes = walk_expr.reductions_of(piece.value)
     found = [_split(node, piece, target) for node in nodes]
     bound = {symbol for node in nodes for symbol in node.over}
@@ -155,7 +156,7 @@ class _Job:
         return launch
 
     def whole(self, outputs: Mapping[Value, Buffer]) -> Launch:
-        """The launch that adds up the parts and does the rest."""
+        """The launch that adds up the parts and computes the rest of the group."""
         value = walk_expr.replace_outermost(self.piece.value, self.made.get)
         nest = self.lowering.nest(
             Piece(self.piece.target, self.piece.offset, value, self.piece.symbols)
@@ -170,7 +171,7 @@ class _Job:
 
 
 def _flat(symbols: tuple[Symbol, ...]) -> Size:
-    """The symbols as one number, row by row."""
+    """The row-major number of the element with these indices."""
     total: Size = 0
     for symbol in symbols:
         total = total * extent_of(symbol) + atom(symbol)

@@ -1,4 +1,5 @@
-"""Transposes on a GPU: through a tile in shared memory, so that reads and writes are both of rows.
+"""Transposes on a GPU through a tile in shared memory, so that both loads and stores are along
+rows.
 
     out[i*m + j] = f(x[j*n + i])          becomes, for tiles of 32 x 32,
 
@@ -26,16 +27,17 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 SIDE = 32
 THREADS = 256
 NEAR = 4
-"""Neighbours that lie no further apart than this are read as they are: they share lines."""
+"""Loads whose neighbours are at most this many elements apart are not transposed: they share cache
+lines."""
 SHORTEST = 16
-"""Elements of an axis that are worth a tile."""
+"""Elements of the shortest axis that is worth a tile."""
 FEWEST = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
 class _Transpose:
-    """The axis that loads run along, the one that stores run along, and the others, outer first;
-    and the loads that go through the tile."""
+    """The axis that loads run along, the axis that stores run along, all others from the outermost
+    on, and the loads that go through the tile."""
 
     piece: Piece
     loads: Symbol
@@ -45,7 +47,7 @@ class _Transpose:
 
 
 def lower_device_transpose(piece: Piece) -> tuple[Block, ThreadMapping] | None:
-    """The loops of a piece with merged axes, or None where plain ones do as well."""
+    """The loops of a piece whose axes have been merged; None if plain loops are as good."""
     work = _find(piece)
     if work is None:
         return None
@@ -67,7 +69,8 @@ def lower_device_transpose(piece: Piece) -> tuple[Block, ThreadMapping] | None:
 def _tile(
     builder: KernelBuilder, work: _Transpose, values: dict[Atom, Size], column: Size, row: Size
 ) -> None:
-    """One tile: `column` is where it begins along the stores' axis, `row` along the loads'."""
+    """Adds one tile. It begins at `column` along the stores' axis and at `row` along the loads'
+    axis; `values` are the other indices."""
     arrays = {load: builder.allocate(load.dtype, (SIDE, SIDE + 1)) for load in work.transposed}
     with builder.loop(SIDE * SIDE, "vector", 1) as place:
         across, along = dims.floordiv(place, SIDE), dims.mod(place, SIDE)
@@ -111,8 +114,8 @@ def _find(piece: Piece) -> _Transpose | None:
 
 
 def _is_transposed(load: Load, symbol: Symbol, along: Symbol) -> bool:
-    """Whether neighbours along `symbol` are neighbours in memory, and those along the other are
-    far apart."""
+    """Whether consecutive indices of `symbol` are neighbours in memory, and consecutive indices of
+    `along` are far apart."""
     (offset,) = load.indices
     if walk_expr.index_expressions(offset) or dims.coefficient_of(offset, symbol) != 1:
         return False
