@@ -1,1 +1,1 @@
-"""Vector mathematics as LLVM IR."""
+"""Writes mathematical functions on vectors as LLVM IR."""

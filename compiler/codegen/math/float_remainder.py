@@ -1,11 +1,11 @@
-"""The remainder of floats with the sign of the dividend, C's fmod, as a function on vectors.
+"""The remainder of floats with the sign of the dividend (C's fmod), as a function on vectors.
 
-Processors have no instruction for it. As long as some lane has r >= b, it becomes r - q d, where d
-is b times a power of two that brings the quotient q = floor(r / d) below 2^(p+1), p being the bits
-of a float's fraction. Then q is off by at most one, and r - q d is a multiple of d's last bit that
-is less than d: no step rounds. Only the sign tells a small remainder below 0, which is flushed to
--0, from none, which is +0. Where all quotients are that small already, which is usual, one step
-with b itself is all.
+Processors have no instruction for it. While some lane has r >= b, r becomes r - q d, where d is b
+times a power of two for which the quotient q = floor(r / d) is below 2^(p+1); p is the number of
+bits of a float's fraction. Then q is at most one too large or too small, and r - q d is a multiple
+of d's last bit that is less than d, so no step rounds. A small negative remainder, which is flushed
+to -0, is told from a remainder of +0 by its sign. If all quotients are that small from the
+beginning, which is usual, one step with d = b is enough.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _FRACTION_BITS = {f32: 23, f64: 52}
 def float_remainder(kind: DType, lanes: int) -> MathFunction:
     """x - trunc(x / y) * y of f32 or f64, exact; NaN where x is infinite or y is 0.
 
-    Wants a target with fused multiply-add.
+    The target must have fused multiply-add.
     """
     whole = i32 if kind is f32 else i64
     fraction = _FRACTION_BITS[kind]

@@ -1,4 +1,4 @@
-"""Integer powers by repeated squaring, as an LLVM IR function on scalars or vectors."""
+"""Integer powers by repeated squaring, as a function on scalars or vectors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ done:
 
 
 def integer_power(kind: DType, lanes: int) -> MathFunction:
-    """base ** exponent, wrapping."""
+    """base ** exponent modulo 2^bits."""
     symbol = f"bessemer_pow_{kind.name}" + (f"_v{lanes}" if lanes > 1 else "")
     any_more, declarations = any_lane("%more", lanes)
     text = _TEXT.format(

@@ -1,7 +1,8 @@
-"""Quotients of 64-bit integers as a function on vectors: through f64 while all of them fit into it.
+"""Quotients of 64-bit integers as a function on vectors, which computes in f64 while all numbers
+fit.
 
-Adding 3 * 2^51 as a float makes an integer of 51 bits and a sign of the last bits of a float, and
-back. Only where some lane is larger, the processor divides one by one.
+Adding the float 3 * 2^51 to an integer of 51 bits and a sign leaves the integer in the last bits of
+the sum; subtracting it converts back. If some lane is larger, the processor divides lane by lane.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _THREE_HALVES_BITS = 0x4338000000000000
 
 
 def long_quotient(kind: DType, lanes: int) -> MathFunction:
-    """a / b towards zero of i64 or u64 in vectors; undefined where the machine's division traps."""
+    """a / b of i64 or u64 vectors, truncated towards zero; undefined where the machine's division
+    traps."""
     signed = kind.kind == "i"
     i, t, s = type_text(kind, lanes), type_text(f64, lanes), suffix(f64, lanes)
     any_large, reduction = any_lane("%large", lanes)

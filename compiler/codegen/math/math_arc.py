@@ -64,7 +64,7 @@ def acos(x: Term) -> Term:
 
 
 def _arcsine_parts(size: Term) -> tuple[Term, Term, Term]:
-    """(size > 1/2, s, asin(s) - s), s = sqrt((1 - size) / 2) there and size elsewhere."""
+    """(size > 1/2, s, asin(s) - s), where s = sqrt((1 - size) / 2) if size > 1/2, else size."""
     large = size > 0.5
     square = select(large, fma(size, -0.5, 0.5), size * size)
     s = select(large, square_root(square), size)

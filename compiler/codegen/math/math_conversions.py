@@ -1,9 +1,11 @@
-"""bf16 and f16 to and from f32 and f64, in integer operations; f16 also by instructions.
+"""Conversions of bf16 and f16 to and from f32 and f64, by integer operations; f16 also by
+instructions.
 
 LLVM turns `fptrunc` and `fpext` of half into calls of compiler-rt where the target lacks F16C, and
 f64 to half everywhere on x86. The integer forms of f16 follow Fabian Giesen's float_to_half_fast3
-and half_to_float (public domain, 2012): denormals are rounded by an addition in f32. Nothing here
-depends on whether the processor flushes denormals, but f64 values below f32's normal numbers.
+and half_to_float (public domain, 2012): denormals are rounded by an addition in f32. The results do
+not depend on whether the processor flushes denormals, except for f64 values below f32's normal
+numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ _INFINITY = 0x7F800000
 
 
 def converted(x: Term, source: str, target: str, native_half: bool) -> Term:
-    """x of `source` as `target`; bf16 and f16 travel as i16. Rounds once, to nearest even."""
+    """x, of type `source`, converted to `target`; bf16 and f16 are passed as i16. Rounds once, to
+    nearest even."""
     if source == "f64":
         wide = _rounded_to_odd(x)
     else:
@@ -42,9 +45,9 @@ def _decoded(x: Term, source: str, native_half: bool) -> Term:
 
 
 def _rounded_to_odd(x: Term) -> Term:
-    """f64 to f32, cut towards zero and the last bit set where something was cut off.
+    """f64 truncated to f32, with the last bit set if that changed the number (rounding to odd).
 
-    Rounding that again to at most 22 bits gives what one rounding would have given (Boldo and
+    Rounding the result to at most 22 bits gives what a single rounding would have given (Boldo and
     Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
     """
     nearest = x.narrowed("f32")

@@ -1,7 +1,7 @@
 """erf: an odd polynomial for |x| < 0.65, and 1 - erfc(|x|) above.
 
-erfc falls like exp(-x^2), so log(erfc(x)) is fitted, by a polynomial around 1; its error counts
-less and less as erfc falls. Minimax fits as described in `math_exponential`, weighted erfc / erf.
+erfc falls like exp(-x^2), so a polynomial is fitted to log(erfc(x)); the smaller erfc is, the less
+its error matters. Minimax fits as described in `math_exponential`, weighted by erfc / erf.
 """
 
 from __future__ import annotations

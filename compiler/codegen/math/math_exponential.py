@@ -1,12 +1,12 @@
-"""exp and its family: exp2, expm1, sigmoid, sinh, cosh, tanh.
+"""exp and related functions: exp2, expm1, sigmoid, sinh, cosh, tanh.
 
 exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody & Waite,
-Software Manual for the Elementary Functions, 1980), exp(r) = 1 + r + r^2 P(r). The polynomials
-here are minimax fits (Remez exchange in 90 digits, relative error, coefficients rounded one after
-the other and the rest fitted again). n is found by adding 1.5 * 2^(mantissa bits): the sum's low
-bits are then n as an integer, which no target needs a conversion for.
+Software Manual for the Elementary Functions, 1980), exp(r) = 1 + r + r^2 P(r). The polynomials here
+are minimax fits of the relative error (Remez exchange in 90 digits; coefficients are rounded one
+after the other, and the rest fitted again). n is found by adding 1.5 * 2^(mantissa bits): the sum's
+low bits are then n as an integer, so no conversion instruction is needed.
 
-Results below the smallest normal number come out as zero: artifacts run with denormals flushed.
+Results below the smallest normal number are zero: artifacts run with denormals flushed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bessemer.compiler.codegen.math.math_terms import (
 
 @dataclass(frozen=True)
 class Format:
-    """The numbers of a floating-point format that the range reduction needs."""
+    """Constants of a floating-point format that the range reduction needs."""
 
     mantissa: int
     bias: int
@@ -126,9 +126,9 @@ def exp_minus_one_of(r: Term) -> Term:
 
 
 def scale_and_rest(x: Term, halvings: int = 0) -> tuple[Term, Term]:
-    """(s, q) with exp(x) = s 2^halvings (1 + q): s a power of two, -0.3 < q < 0.42.
+    """(s, q) with exp(x) = s 2^halvings (1 + q), where s is a power of two and -0.3 < q < 0.42.
 
-    x must be in a range where s is a normal number; NaN arrives in q.
+    x must be in a range where s is a normal number. If x is NaN, so is q.
     """
     form = FORMATS[x.kind]
     _, r, bits = reduced(x, form.bias - halvings)
@@ -152,8 +152,8 @@ def exp(x: Term) -> Term:
 
 
 def _exp_by_sixteenths(x: Term) -> Term:
-    """x = n ln 2 + r, n a multiple of 1/16: its fraction picks a power of 2 from a table, and the
-    rest of it scales. The largest error is 0.6 ULP."""
+    """exp(x) by x = n ln 2 + r, where n is a multiple of 1/16: its fraction selects a power of 2
+    from a table, its integer part scales the result. The largest error is 0.6 ULP."""
     form = FORMATS[x.kind]
     magic = form.magic / len(_SIXTEENTHS)
     shifted = fma(x, 1.0 / math.log(2.0), magic)
@@ -168,7 +168,7 @@ def _exp_by_sixteenths(x: Term) -> Term:
 
 
 def power_by_sixteenths(x: Term) -> Term:
-    """2^x in f32 for x in f64, in the same way: what x has beside a sixteenth is rounded once."""
+    """2^x in f32 for x in f64, in the same way. What remains of x after n is rounded once."""
     near = x.narrowed("f32")
     shifted = near + FORMATS["f32"].magic / len(_SIXTEENTHS)
     n = shifted - FORMATS["f32"].magic / len(_SIXTEENTHS)
@@ -180,10 +180,10 @@ def power_by_sixteenths(x: Term) -> Term:
 
 
 def exp_nonpositive(x: Term) -> Term:
-    """exp(x) where no x is above 0 (see expr.py), on machines that look numbers up.
+    """exp(x) where no x is above 0 (see expr.py), on machines with table lookups.
 
-    x = (32 n + k) ln 2 / 32 + r: k picks 2^(k / 32) from a table, and n goes into its exponent. (On
-    Zen 4 multiply-adds wait for stores; this has four, and a polynomial alone seven.)
+    x = (32 n + k) ln 2 / 32 + r: k selects 2^(k / 32) from a table, and n is added to its exponent.
+    (On Zen 4 multiply-adds compete with stores; this function has four, a polynomial alone seven.)
     """
     form = FORMATS[x.kind]
     shift = form.mantissa - _PIECES.bit_length() + 1
@@ -210,7 +210,7 @@ def exp2(x: Term) -> Term:
 
 
 def expm1(x: Term) -> Term:
-    """2 (s q + (s - 1/2)), one rounding: s - 1/2 is exact, and zero where x is small."""
+    """2 (s q + (s - 1/2)), rounded once: s - 1/2 is exact, and zero if x is small."""
     form = FORMATS[x.kind]
     s, q = scale_and_rest(at_least(at_most(x, form.log_largest + 0.3), -form.saturation), 1)
     # Halving a small x could leave the normal numbers, and would lose the sign of zero.
@@ -219,7 +219,7 @@ def expm1(x: Term) -> Term:
 
 
 def sigmoid(x: Term) -> Term:
-    """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
+    """1 / (1 + s + s q), corrected by the rounding errors of the denominator's two sums."""
     if x.writer.has_lookup:
         # This exponential errs by less, and the sum loses nothing where 1 < exp(-x) < 2^24.
         return 1.0 / (1.0 + exp(-x))
@@ -256,7 +256,8 @@ def cosh(x: Term) -> Term:
 
 
 def _quarter_exp(size: Term) -> Term:
-    """exp(size) / 4: finite for all results that are, and infinite after doubling beyond."""
+    """exp(size) / 4: finite whenever the result is, and infinite after doubling if the result
+    is."""
     s, q = scale_and_rest(at_most(size, FORMATS[size.kind].log_largest + 1.0), 2)
     return fma(s, q, s)
 

@@ -1,14 +1,14 @@
-"""GELU, SiLU and mish: x times a gate that opens as x grows, each as one function; softplus, which
-mish's gate is made of; GELU's slope.
+"""Activation functions that multiply x by a function of x: GELU, SiLU and mish, each as one
+function; also softplus, which is a part of mish, and GELU's derivative.
 
-GELU is max(x, 0) - h(|x|), where h(t) = t Phi(-t) is a small hump: nothing cancels where x is
-negative, as it does in 1 + erf. The hump is a quartic in every piece of |x| (see `math_pieces`); in
-the last piece it is below 5.3e-8 and counts as 0. The approximation of GELU by tanh is the same
-with another hump.
+GELU is max(x, 0) - h(|x|), where h(t) = t Phi(-t). Unlike with 1 + erf(x), nothing cancels for
+negative x. h is a quartic in every interval of |x| (see `math_pieces`); in the last
+interval it is below 5.3e-8 and taken as 0. The approximation of GELU by tanh is computed in the
+same way with another h.
 
-Fits as described in `math_exponential`, relative errors of h 2^-23 and less up to |x| = 2, 2^-20 up
-to 3, 2^-14 (by tanh 2^-11) at the end. GELU's slope is looked up in a similar way, from -|x|, its
-errors below 2^-24. A table has a tuple for every power.
+Fits as described in `math_exponential`; relative errors of h are 2^-23 and less up to |x| = 2,
+2^-20 up to 3, 2^-14 (by tanh 2^-11) at the end. GELU's derivative is tabulated similarly as a
+function of -|x|, with errors below 2^-24. A table has a tuple for every power.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ def _without_hump(x: Term, table: Sequence[Sequence[float]]) -> Term:
 
 
 def gelu_slope(x: Term) -> Term:
-    """GELU's derivative, Phi(x) + x phi(x): that of -x subtracted from 1."""
+    """GELU's derivative, Phi(x) + x phi(x); for positive x, 1 minus that of -x."""
     _, rest, piece = _SLOPE_PIECES.cut(at_most(abs(x), _SLOPE_PIECES.last))
     slope = _SLOPE_PIECES.polynomial(_SLOPE, rest, piece)
     return select(x < 0.0, slope, 1.0 - slope)
 
 
 def silu(x: Term) -> Term:
-    """x / (1 + exp(-x)); the quotient is zero from where exp(-x) leaves f32."""
+    """x / (1 + exp(-x)); the quotient is zero once exp(-x) is infinite in f32."""
     form = FORMATS[x.kind]
     if x.writer.has_lookup:
         return x / (1.0 + exp(-x))

@@ -1,8 +1,8 @@
 """sin and cos of f32 in f32 alone, for machines with multiply-add: x = n pi + r, |r| <= pi/2.
 
-|x| - n * P1 is exact in one multiply-add, n being whole or half, and P2 and P3 make up for what P1
-lacks of pi. One polynomial, sin(r), serves both, and n's last bit is the result's sign: half the
-work of quarter turns in f64 (`math_trigonometric`), which are for larger angles.
+With multiply-add, |x| - n * P1 is exact (n is an integer, or one half more); P2 and P3 add the rest
+of pi. One polynomial, sin(r), serves both functions, and n's last bit is the result's sign. That is
+half the work of reducing modulo pi/2 in f64 (`math_trigonometric`), which is for larger angles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from bessemer.compiler.codegen.math.math_exponential import FORMATS
 from bessemer.compiler.codegen.math.math_terms import Term, at_least, at_most, fma, polynomial
 
 FARTHEST = 2.0**17
-"""The largest |x|: there n may be off by 2^-8, and r by 2^-55, n times what P3 lacks of pi."""
+"""The largest |x|. Up to there n is off by at most 2^-8, and r by 2^-55, which is n times the part
+of pi that P3 lacks."""
 # No part is negative, so that none turns -0 into 0.
 _PI = (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14)
 # (sin(r) / r - 1) / r^2 in r^2, |r| <= 1.585; 2^-27.2.
@@ -27,14 +28,14 @@ def sin_by_half_turns(x: Term) -> Term:
 
 
 def cos_by_half_turns(x: Term) -> Term:
-    """x = (n + 1/2) pi - r"""
+    """cos(x) by x = (n + 1/2) pi - r."""
     shifted = fma(x, 1.0 / math.pi, -0.5) + FORMATS["f32"].magic
     n = (shifted - FORMATS["f32"].magic) + 0.5
     return _alternating(-x, n, shifted.bits())
 
 
 def _alternating(x: Term, n: Term, bits: Term) -> Term:
-    """sin(x + n pi), negated where the bits are odd."""
+    """sin(x + n pi): sin(x), negated if the bits are odd."""
     r = x
     for part in _PI:
         r = fma(n, part, r)

@@ -1,6 +1,6 @@
-"""Instructions of AVX-512 that make functions of f32 shorter, on 16 lanes or several times as many.
+"""Instructions of AVX-512 that shorten functions of f32, on 16 lanes or a multiple of that.
 
-Only where `Writer.has_lookup` says that the target has them.
+They may be used only if `Writer.has_lookup` says that the target has them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _VECTOR = "<16 x float>"
 
 
 def looked_up(table: Sequence[float], index: Term) -> Term:
-    """For every lane one of 32 numbers, chosen by the low five bits of an i32; or of 16 numbers, by
-    the low four."""
+    """For every lane one number of a table of 32, selected by the low five bits of an i32; or one
+    of 16, by the low four bits."""
     halves = [
         ", ".join(f"float {constant_text('f32', value)}" for value in table[start : start + 16])
         for start in range(0, len(table), 16)
@@ -32,7 +32,7 @@ def looked_up(table: Sequence[float], index: Term) -> Term:
 
 
 def scaled(x: Term, power: Term) -> Term:
-    """x * 2^floor(power), also where that leaves the normal numbers."""
+    """x * 2^floor(power), also if the power is outside of the normal numbers."""
     name = "@llvm.x86.avx512.mask.scalef.ps.512"
     x.writer.declarations.add(
         f"declare {_VECTOR} {name}({_VECTOR}, {_VECTOR}, {_VECTOR}, i16, i32)"
@@ -55,13 +55,13 @@ def significand_of(x: Term) -> Term:
 
 
 def limited(x: Term, limit: float, keeps_sign: bool) -> Term:
-    """|x|, or x itself, no further from 0 than the limit, which NaN gives."""
+    """x| or x (with `keeps_sign`), clamped to the limit in size; NaN becomes the limit."""
     # The smaller one in size, with the sign of the first, or none.
     return _range(x, limit, 2 if keeps_sign else 10)
 
 
 def size_below(x: Term, limit: float) -> Term:
-    """|x|, but the limit where x is above it or NaN."""
+    """x|, or the limit where |x| is above it or NaN."""
     return _range(x, limit, 8)
 
 
@@ -79,7 +79,8 @@ def _range(x: Term, limit: float, how: int) -> Term:
 
 
 def _by_sixteen(writer: Writer, call: Callable[..., str], *operands: Term) -> Term:
-    """Sixteen lanes after sixteen of an instruction that gives f32; `call` spells it."""
+    """Applies an instruction that returns f32 to sixteen lanes at a time; `call` returns its
+    text."""
     if writer.lanes == 16:
         return writer.emit("f32", f"call {_VECTOR} {call(*(o.typed for o in operands))}")
     parts = []

@@ -1,10 +1,10 @@
-"""log and its family: log1p, asinh, acosh, atanh.
+"""log and related functions: log1p, asinh, acosh, atanh.
 
-u = 2^k m with sqrt(1/2) <= m < sqrt(2), f = m - 1 (exact), log(u) = k ln 2 + log(1 + f).
-f32: log(1 + f) = f - f^2/2 + f^3 P(f). f64: with s = f / (2 + f), log(1 + f) = 2 atanh(s), summed
-as in FreeBSD's e_log.c so that s's rounding does not count. The inverse hyperbolic functions are
-logarithms of a sum; it is kept as two words (high, low), so small arguments need no case of their
-own. Polynomials: minimax as described in `math_exponential`.
+u = 2^k m with sqrt(1/2) <= m < sqrt(2), f = m - 1 (exact), log(u) = k ln 2 + log(1 + f). f32: log(1
++ f) = f - f^2/2 + f^3 P(f). f64: with s = f / (2 + f), log(1 + f) = 2 atanh(s), summed as in
+FreeBSD's e_log.c so that s's rounding does not count. The inverse hyperbolic functions are
+logarithms of a sum, which is kept as two words (high, low), so that small arguments need no
+separate case. Polynomials: minimax as described in `math_exponential`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LOG_F64 = (0.6666666666666734, 0.3999999999941654, 0.2857142874206573, 0.222221
 
 
 def exponent_and_fraction(u: Term) -> tuple[Term, Term, Term]:
-    """(k, m, bits of 2^(1 - k)) of a positive normal u = 2^k m, sqrt(1/2) <= m < sqrt(2)."""
+    """(k, m, bits of 2^(1 - k)) of a positive normal u = 2^k m, where sqrt(1/2) <= m < sqrt(2)."""
     form = FORMATS[u.kind]
     one, low = form.bias << form.mantissa, (1 << form.mantissa) - 1
     shifted = u.bits() + (one - _SQRT_HALF_BITS[u.kind])
@@ -71,7 +71,7 @@ def _log_of_parts(k: Term, f: Term) -> Term:
 
 
 def _log_of_words(high: Term, low: Term, more: Term | None = None) -> Term:
-    """log(high + low) + more * ln 2, for positive normal high; garbage for anything else."""
+    """log(high + low) + more * ln 2, for positive normal high; undefined for anything else."""
     if high.writer.has_lookup:
         return log_of_words_by_pieces(high, low, more)
     k, m, inverse = exponent_and_fraction(high)
@@ -97,7 +97,8 @@ def log1p(x: Term) -> Term:
 
 
 def _outside(x: Term, y: Term, infinite: Term, pole: float) -> Term:
-    """y, but `infinite` where x is infinite or NaN, -inf at the pole, NaN below it."""
+    """The value for arguments outside of the domain, else y: `infinite` where x is infinite or NaN,
+    -inf at the pole, NaN below it."""
     y = select(x < math.inf, y, infinite)
     return select(x <= pole, select(x < pole, x.constant(math.nan), -math.inf), y)
 
@@ -122,14 +123,15 @@ def acosh(x: Term) -> Term:
 
 
 def _root_of_words(high: Term, low: Term) -> tuple[Term, Term]:
-    """sqrt(high + low) as two words, by one Newton step on the rounded root."""
+    """sqrt(high + low) as two words, by one Newton step from the rounded root."""
     root = square_root(high)
     error = remainder_of_product(high, root, root) + low
     return root, select(root > 0.0, 0.5 * error / root, 0.0)
 
 
 def _unless_huge(size: Term, high: Term, low: Term) -> Term:
-    """log(high + low), but log(2 size) where size^2 hides the 1 beside it and may overflow."""
+    """log(high + low), or log(2 size) where the 1 beside size^2 is lost and the square may
+    overflow."""
     huge = size > 2.0 ** (FORMATS[size.kind].mantissa // 2 + 3)
     one_more = select(huge, size.constant(1.0), 0.0)
     y = _log_of_words(select(huge, size, high), select(huge, 0.0, low), one_more)

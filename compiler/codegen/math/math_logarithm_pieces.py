@@ -1,13 +1,14 @@
-"""log, log1p and logarithms of two words of f32 by 32 pieces of the significand, for machines with
-lookups.
+"""log and log1p of f32 by tables with 32 entries, for machines with lookups; also the log of a sum
+of two words.
 
 x = 2^k m, 1 <= m < 2, log(x) = (k ln 2 + t) + log(1 + f), f = m r - 1. The first five bits of m
-pick r, nearly 1 / m, and t = -log(r); r is such that t has hardly any error as an f32 (Gal,
+select r, nearly 1 / m, and t = -log(r); r is chosen so that t has hardly any error as an f32 (Gal,
 "Computing elementary functions: a new approach for achieving high accuracy and good performance",
-1986). Where x is near 1 nothing cancels: r is 1 and t is 0 in the first piece, and in the last one
-r is 1/2 and t is ln 2 as f32 rounds it, so that k ln 2 + t is 0 again. From 3/2 on t makes up for
-that rounding.
-Zero, infinity, NaN and what is negative need no case of their own.
+1986). Near x = 1 nothing cancels: in the first entry r is 1 and t is 0, and in the last one r is
+1/2 and t is ln 2 as f32 rounds it, so that k ln 2 + t is 0 again. From the entry for 3/2 on, t
+compensates for that rounding.
+
+Zero, infinity, NaN and negative numbers need no separate cases.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def log_by_pieces(x: Term) -> Term:
 
 
 def log1p_by_pieces(x: Term) -> Term:
-    """What the sum of 1 and x loses is added to f."""
+    """log(1 + x): what the sum of 1 and x loses by rounding is added to f."""
     above = x > 1.0
     large, small = select(above, x, 1.0), select(above, 1.0, x)
     u = 1.0 + x
@@ -63,7 +64,7 @@ def log_of_words_by_pieces(high: Term, low: Term, more: Term | None = None) -> T
 
 
 def _cut(x: Term) -> tuple[Term, Term, Term]:
-    """k ln 2 + t, r, f"""
+    """The reduction of x: (k ln 2 + t, r, f)."""
     significand = significand_of(x)
     piece = significand.bits() >> _FIRST_BITS
     inverse = looked_up(_INVERSES, piece)

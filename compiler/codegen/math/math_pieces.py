@@ -1,13 +1,14 @@
-"""Cuts [0, infinity) into 32 pieces, each with polynomials of its own, in three additions.
+"""Piecewise polynomials of a number that is not negative, from tables with 32 entries: finds the
+interval of a number, and how far the number is above its centre.
 
     shifted = size + (2^21 - 2)     a float32 in [2^20, 2^21) is a multiple of 1/8, one above of 1/4
     rest = size - (shifted - (2^21 - 2))
 
-rounds `size` to the centre of its piece: multiples of 1/8 up to 2, and of 1/4 from there on, where
-functions that level off need less resolution. Nothing is lost, and the bits of `shifted` count the
-pieces. (Zen 4 starts no more than 1.2 instructions of three operands in a cycle, multiply-adds and
-lookups in two registers: a table of quartics has nine of them. Pieces of any other width, all
-equal, are rounded to by two more.)
+These three additions round `size` to the centre of its interval: to multiples of 1/8 up to 2, and
+of 1/4 from there on, where functions that level off need less resolution. The rest is exact, and
+the bits of `shifted` number the intervals. (Zen 4 starts no more than 1.2 instructions of three
+operands in a cycle, multiply-adds and lookups in two registers; a table of quartics needs nine of
+them. Intervals of any other width, all equal, would need two more.)
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ _BITS = 24  # of a float32's significand
 
 @dataclass(frozen=True)
 class Pieces:
-    """Centres at the multiples of `width`, a power of two, up to `edge`, then at those of twice the
-    width. The last piece has no end."""
+    """Intervals whose centres are the multiples of `width`, a power of two, up to `edge`, then
+    those of twice the width. The last interval has no end."""
 
     width: float
     edge: float
 
     @property
     def last(self) -> float:
-        """The centre of the last piece."""
+        """The centre of the last interval."""
         return self.edge + (COUNT - 1 - self.edge / self.width) * 2 * self.width
 
     @property
@@ -41,14 +42,15 @@ class Pieces:
         return math.ldexp(self.width, _BITS) - self.edge
 
     def cut(self, size: Term) -> tuple[Term, Term, Term]:
-        """The centre of a number's piece, how far the number is above it, and the piece."""
+        """The centre of a number's interval, how far the number is above it, and the interval's
+        number in the low bits of an integer."""
         bits = (size + self._magic).bits()
         piece = at_most(bits, bits_of(self._magic) + COUNT - 1)
         centre = piece.as_float() - self._magic
         return centre, size - centre, piece
 
     def coefficient(self, table: Sequence[float], piece: Term) -> Term:
-        """A table's number for the piece of each lane."""
+        """For each lane the table's number for its interval."""
         # Lookups read the low bits, of which the first piece has some.
         first = bits_of(self._magic) % COUNT
         return looked_up([*table[COUNT - first :], *table[: COUNT - first]], piece)

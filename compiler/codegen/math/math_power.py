@@ -1,9 +1,8 @@
 """pow(x, y) = exp(y log|x|), with the special cases of C's pow (C17, F.10.4.4).
 
-The product y log|x| must be known beyond the result's precision: f32 works in f64 (with lookups:
+The product y log|x| needs more bits than the result has: f32 computes it in f64 (with lookups:
 `math_power_pieces`); f64 keeps the logarithm as two words, good to about 2^-66 (in the manner of
-Gal and of SLEEF's pow).
-Polynomials: minimax as described in `math_exponential`.
+Gal and of SLEEF's pow). Polynomials: minimax as described in `math_exponential`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _EXP_OF_F32 = (0.5000000067836783, 0.16666663822349884, 0.04166628595415393,
 
 
 def power(x: Term, y: Term) -> Term:
-    """f32 or f64; the magnitude by logarithm and exponential, then the sign, then NaN."""
+    """x^y of f32 or f64: the magnitude by logarithm and exponential, then the sign, then NaN."""
     size = abs(x)
     if x.writer.has_lookup:
         magnitude = power_of_size(size, y)
@@ -79,13 +78,13 @@ def _magnitude_f32(size: Term, y: Term) -> Term:
 
 
 def _or_limits(size: Term, logarithm: Term) -> Term:
-    """log(size), also for 0, infinity and NaN."""
+    """The logarithm, or its limit where size is 0, infinite or NaN."""
     finite = select(size < math.inf, logarithm, size)
     return select(size.equals(0.0), -math.inf, finite)
 
 
 def _or_one(size: Term, y: Term, product: Term) -> Term:
-    """y log(size), 0 where the power is 1 whatever the other argument is, NaN too."""
+    """y log(size), or 0 where the power is 1 even if the other argument is NaN."""
     return select(size.equals(1.0) | y.equals(0.0), 0.0, product)
 
 
@@ -101,7 +100,7 @@ def _magnitude_f64(size: Term, y: Term) -> Term:
 
 
 def _log_in_words(size: Term) -> tuple[Term, Term]:
-    """log(size) = high + low for positive finite size; |low| <= ulp(high) / 2."""
+    """(high, low) with log(size) = high + low for positive finite size; |low| <= ulp(high) / 2."""
     denormal = size < _SMALLEST_NORMAL
     k, m, _ = exponent_and_fraction(select(denormal, size * 2.0**_LIFT, size))
     k = k - select(denormal, size.constant(_LIFT), 0.0)
@@ -128,7 +127,8 @@ def _product_of_words(left: tuple[Term, Term], right: tuple[Term, Term]) -> tupl
 
 
 def _exp_of_words(high: Term, low: Term) -> Term:
-    """exp(high + low), |low| tiny, -746 <= high <= 710; overflow and underflow are gradual."""
+    """exp(high + low), where low is tiny and -746 <= high <= 710; results overflow and underflow
+    gradually."""
     form = FORMATS["f64"]
     n, r, _ = reduced(high)
     q = exp_minus_one_of(r + low)

@@ -1,9 +1,8 @@
-"""The size of x^y in f32 by lookups: log2(x) in f64 by 32 pieces of the significand, then 2^(y
-log2(x)) in f32 by sixteenths.
+"""x|^y in f32 by lookups: log2(x) in f64 from tables with 32 entries, then 2^(y log2(x)) in f32.
 
-x = 2^k m, 1 <= m < 2, log2(x) = (k + t) + log2(1 + f), f = m r - 1, as in `math_logarithm_pieces`;
-here t = -log2(r) is an f32 to 2^-38, r having been looked for, and f has no error. Only the
-logarithm, its product with y and what is left of that beside a sixteenth need f64.
+x = 2^k m, 1 <= m < 2, log2(x) = (k + t) + log2(1 + f), f = m r - 1, as in `math_logarithm_pieces`.
+Here t = -log2(r) is an f32 to 2^-38 (r was searched for that), and f has no error. Only the
+logarithm, its product with y, and the remainder of that product need f64.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ _LOG2 = (1.4426950407871304, -0.7213475231858923, 0.480900980470158, -0.36069447
 
 
 def power_of_size(size: Term, y: Term) -> Term:
-    """size^y for size >= 0, or NaN if one of them is NaN, but 1 where size is 1 or y is 0."""
+    """size^y for size >= 0. NaN if one of them is NaN, except that it is 1 where size is 1 or y is
+    0."""
     significand = significand_of(size)
     piece = significand.bits() >> _FIRST_BITS
     inverse, logarithm = looked_up(_INVERSES, piece), looked_up(_LOGARITHMS, piece)

@@ -1,7 +1,7 @@
-"""erf and tanh from tables in registers, for machines that look 16 numbers up at once.
+"""erf and tanh by table lookups in registers, for machines that look 16 numbers up at once.
 
-Both are quartics in every piece of |x| (see `math_pieces`): one instruction a coefficient, and no
-branch for small and large arguments. From `last` on, in the last piece, they give 1.
+Both are quartics in every interval of |x| (see `math_pieces`): one lookup for each coefficient, and
+no branches for small and large arguments. In the last interval, from `last` on, they are 1.
 
 Fits as described in `math_exponential`, relative errors 2^-24.9 (erf) and 2^-23.9 (tanh) before the
 last rounding. A table has a tuple for every power.
@@ -112,8 +112,8 @@ def erf_by_table(x: Term) -> Term:
 
 
 def one_plus_erf(x: Term) -> Term:
-    """1 + erf(x), the heart of GELU, in fewer instructions: its error is at most one unit in the
-    last place of 1, but for x < 0, where it nears 0, no smaller."""
+    """1 + erf(x) for GELU, in fewer instructions than erf. Its error is at most one unit in the
+    last place of 1, also for x < 0, where the result approaches 0."""
     _, rest, piece = _ONE_PLUS_ERF_PIECES.cut(at_most(abs(x), _ONE_PLUS_ERF_LAST))
     return 1.0 + with_sign_of(_ONE_PLUS_ERF_PIECES.polynomial(_ONE_PLUS_ERF, rest, piece), x)
 

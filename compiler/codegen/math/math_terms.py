@@ -1,11 +1,11 @@
-"""A tiny expression writer: operators on a `Term` append lines of LLVM IR text.
+"""Writes arithmetic: operators on a `Term` append lines of LLVM IR text.
 
     y = fma(x * x, x, 1.0)     becomes     %t1 = fmul <16 x float> %x, %x
                                            %t2 = call <16 x float> @llvm.fma.v16f32(...)
 
 The same expression gives scalar code (one lane) or vector code. Equal lines are written once, so
-the text is already free of common subexpressions and needs no clean-up pass. No fast-math flags
-are used: the error-free transformations of `math_words` rely on every rounding.
+the text needs no elimination of common subexpressions. No fast-math flags are used: the error-free
+transformations of `math_words` rely on every rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _FLOATS = {"i16": "f16", "i32": "f32", "i64": "f64"}
 
 @dataclass(frozen=True)
 class MathFunction:
-    """One IR function: its symbol (without @), its text, and the `declare` lines the text needs."""
+    """One function as LLVM IR: its symbol (without @), its text, and the `declare` lines that it
+    needs."""
 
     symbol: str
     text: str
@@ -37,7 +38,8 @@ class MathFunction:
 
 
 def any_lane(mask: str, lanes: int) -> tuple[str, frozenset[str]]:
-    """The operation that says whether some lane of a mask is true, and the lines it needs."""
+    """The operation that tests whether any lane of a mask is true, and the declarations that it
+    needs."""
     if lanes == 1:
         return f"or i1 {mask}, false", frozenset()
     reduction = f"i1 @llvm.vector.reduce.or.v{lanes}i1"
@@ -62,7 +64,8 @@ class Writer:
     _known: dict[str, Term] = field(default_factory=dict)
 
     def emit(self, kind: str, operation: str) -> Term:
-        """The value of `operation`, an instruction's text; a line only where it is new."""
+        """The value of `operation`, the text of an instruction. An equal instruction is not written
+        again."""
         if operation not in self._known:
             name = f"%t{len(self.lines)}"
             self.lines.append(f"  {name} = {operation}")
@@ -70,7 +73,7 @@ class Writer:
         return self._known[operation]
 
     def call(self, intrinsic: str, *arguments: Term) -> Term:
-        """`llvm.INTRINSIC` of values of one kind, giving that kind."""
+        """The result of `llvm.INTRINSIC`, which has the type of its arguments."""
         kind = arguments[0].kind
         suffix = kind if self.lanes == 1 else f"v{self.lanes}{kind}"
         symbol, type_text = f"@llvm.{intrinsic}.{suffix}", llvm_type(kind, self.lanes)
@@ -99,7 +102,7 @@ class Term:
         return f"{llvm_type(self.kind, self.writer.lanes)} {self.text}"
 
     def constant(self, value: float) -> Term:
-        """`value` in this term's kind; an integer wraps around."""
+        """The number in this term's type; an integer wraps around."""
         return constant(self.writer, self.kind, value)
 
     def _binary(self, operation: str, other: Term | float) -> Term:
@@ -177,7 +180,7 @@ class Term:
         return self._compare("eq", other)
 
     def differs(self, other: Term | float) -> Term:
-        """Not the opposite of `equals` for NaN: false, too."""
+        """Whether the two differ, and neither is NaN: for NaN both this and `equals` are false."""
         return self._compare("ne", other)
 
     def bits(self) -> Term:
@@ -189,11 +192,12 @@ class Term:
         return self._cast("bitcast", _FLOATS[self.kind])
 
     def widened(self, kind: str) -> Term:
-        """Exact: a wider float, or an integer extended with zeros."""
+        """The number in a wider type: a float exactly, an integer extended with zeros."""
         return self._cast("fpext" if self.kind in _BITS else "zext", kind)
 
     def narrowed(self, kind: str) -> Term:
-        """A float rounded to nearest even, an integer cut to its low bits."""
+        """The number in a narrower type: a float rounded to nearest even, an integer truncated to
+        its low bits."""
         return self._cast("fptrunc" if self.kind in _BITS else "trunc", kind)
 
     def _cast(self, instruction: str, kind: str) -> Term:
@@ -202,13 +206,13 @@ class Term:
 
 
 def constant(writer: Writer, kind: str, value: float) -> Term:
-    """`value` in all lanes."""
+    """The number in all lanes."""
     text = constant_text(kind, value)
     return Term(writer, kind, text if writer.lanes == 1 else f"splat ({_LLVM[kind]} {text})")
 
 
 def constant_text(kind: str, value: float) -> str:
-    """A number as LLVM wants it: floats as the bits of a double, f32 already rounded."""
+    """A number in LLVM's syntax: floats as the bits of a double, f32 already rounded."""
     if kind in _BITS:
         rounded = struct.unpack("<f", struct.pack("<f", value))[0] if kind == "f32" else value
         return "0x" + struct.pack(">d", rounded).hex().upper()
@@ -218,13 +222,13 @@ def constant_text(kind: str, value: float) -> str:
 
 
 def bits_of(value: float) -> int:
-    """A number, rounded to f32, as the integer of the same bits."""
+    """The bits of a number rounded to f32, as an integer."""
     (bits,) = struct.unpack("<i", struct.pack("<f", value))
     return int(bits)
 
 
 def float_of(bits: int) -> float:
-    """The f32 of these bits."""
+    """The f32 with these bits."""
     (value,) = struct.unpack("<f", struct.pack("<i", bits))
     return float(value)
 
@@ -241,7 +245,7 @@ def fma(left: Term, right: Term | float, addend: Term | float) -> Term:
 
 
 def select(mask: Term, yes: Term | float, no: Term | float) -> Term:
-    """Lane by lane `yes` where `mask`, else `no`; one of the two must be a Term."""
+    """In each lane `yes` if `mask` is true, else `no`. One of the two must be a Term."""
     kind = yes if isinstance(yes, Term) else no
     assert isinstance(kind, Term)
     chosen = yes if isinstance(yes, Term) else kind.constant(yes)
@@ -250,12 +254,12 @@ def select(mask: Term, yes: Term | float, no: Term | float) -> Term:
 
 
 def at_most(x: Term, limit: float) -> Term:
-    """min(x, limit), NaN staying NaN: the exact meaning of x86's minps with x last."""
+    """min(x, limit), or NaN if x is NaN: the exact meaning of x86's minps with x last."""
     return select(x > limit, limit, x)
 
 
 def at_least(x: Term, limit: float) -> Term:
-    """max(x, limit), NaN staying NaN."""
+    """max(x, limit), or NaN if x is NaN."""
     return select(x < limit, limit, x)
 
 
@@ -274,8 +278,8 @@ def with_sign_of(magnitude: Term, sign: Term) -> Term:
 def polynomial(x: Term, coefficients: Sequence[float]) -> Term:
     """c0 + c1 x + c2 x^2 + ...
 
-    Long ones are split into even and odd powers, two chains of half the latency for one more
-    multiplication.
+    Long polynomials are split into even and odd powers: two chains of half the latency, for one
+    more multiplication.
     """
     if len(coefficients) <= 6:
         return horner(x, coefficients)
@@ -284,7 +288,7 @@ def polynomial(x: Term, coefficients: Sequence[float]) -> Term:
 
 
 def horner(x: Term, coefficients: Sequence[float]) -> Term:
-    """The same in one chain: more accurate where |x| is near 1 and the signs alternate."""
+    """The same polynomial in one chain: more accurate if |x| is near 1 and the signs alternate."""
     total: Term | float = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         total = fma(x, total, coefficient)

@@ -1,14 +1,15 @@
-"""sin, cos, tan: |x| = n pi/2 + r, |r| <= pi/4, a polynomial in r, and the quadrant n mod 4.
+"""sin, cos and tan: |x| = n pi/2 + r, |r| <= pi/4, a polynomial in r, and the quadrant n mod 4.
 
-The reduction (Cody & Waite 1980) is done in f64 for f32 too, with pi/2 as a sum of parts. With FMA
-n * part needs no short parts: |x| - n * P1 is exact in one instruction. f64 keeps r as two words.
-(sin and cos of most f32 need no f64 where there is FMA: `math_half_turns`.)
-Polynomials: minimax as described in `math_exponential`.
+The reduction (Cody & Waite 1980) is in f64 for f32 too, with pi/2 as a sum of parts. With FMA the
+parts may have all bits: |x| - n * P1 is exact in one instruction. f64 keeps r as two words. (With
+FMA, sin and cos of most f32 need no f64: `math_half_turns`.) Polynomials: minimax as described in
+`math_exponential`.
 
-That holds for |x| <= LARGE (f32) and 2^30 (f64). An f32 above LARGE is reduced as Payne & Hanek do
-(1983): it is a multiple of so high a power of 2 that the first bits of 2/pi give whole turns. These
-are left out, and the next PIECES * 29 bits, 29 at a time, are multiplied without any rounding. An
-f64 beyond 2^30 loses accuracy as it grows, and counts as 0 above LIMIT. Infinity gives NaN.
+That holds for |x| <= LARGE (f32) and 2^30 (f64). An f32 above LARGE is reduced by the method of
+Payne & Hanek (1983): it is a multiple of so high a power of 2 that the first bits of 2/pi
+contribute whole turns. These bits are left out, and the next PIECES * 29 bits, 29 at a time, are
+multiplied without rounding. An f64 beyond 2^30 loses accuracy as it grows, and is taken as 0 above
+LIMIT. Infinity gives NaN.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _COS = {
 
 
 def sin(x: Term, is_large: bool = False) -> Term:
-    """`is_large`, here and below: for |x| > LARGE and f32 only."""
+    """sin(x). Here and below, `is_large` is for f32 with |x| > LARGE only."""
     sine, cosine, quadrant = _sine_and_cosine(abs(x), x.kind, is_large)
     return _negated(select(_is_odd(quadrant), cosine, sine), quadrant ^ _sign_as_quadrant(x))
 
@@ -62,7 +63,7 @@ def cos(x: Term, is_large: bool = False) -> Term:
 
 
 def tan(x: Term, is_large: bool = False) -> Term:
-    """sin / cos, in f64 also for f32, where three roundings would be too many."""
+    """sin / cos, computed in f64 for f32 too, since three roundings in f32 would be too many."""
     wide = x.widened("f64") if x.kind == "f32" else x
     fit = "f64 of f32" if x.kind == "f32" else "f64"
     sine, cosine, quadrant = _sine_and_cosine(abs(wide), fit, is_large)
@@ -73,7 +74,7 @@ def tan(x: Term, is_large: bool = False) -> Term:
 
 
 def _sine_and_cosine(size: Term, fit: str, is_large: bool) -> tuple[Term, Term, Term]:
-    """(sin(r), cos(r), n as an integer of x's width)"""
+    """(sin(r), cos(r), n), where n is an integer of x's width."""
     low = None
     if fit == "f64":
         size = select(size <= LIMIT, size, size * 0.0)
@@ -124,8 +125,9 @@ def _reduced_to_words(size: Term) -> tuple[Term, Term, Term]:
 
 
 def _reduced_large(size: Term) -> tuple[Term, Term]:
-    """An f32 from LARGE to infinity: a multiple of 2^(exponent - 23), and no two of them in a band
-    of exponents are further apart than 2^24 times: one choice of the bits of 2/pi serves them."""
+    """The reduction of an f32 from LARGE to infinity. It is a multiple of 2^(exponent - 23), and
+    numbers in a band of exponents differ by at most a factor of 2^24, so one choice of the bits of
+    2/pi serves a band."""
     magic = FORMATS["f64"].magic
     bands = [31 + 24 * band for band in range(5)]
     products = []
@@ -142,8 +144,8 @@ def _reduced_large(size: Term) -> tuple[Term, Term]:
 
 
 def _bits_of_two_over_pi(band: int, piece: int) -> float:
-    """29 bits of 2/pi. The first piece for arguments from 2^band on begins below the bits that give
-    multiples of 4 for each of them."""
+    """29 bits of 2/pi. For arguments from 2^band on, piece 0 begins below the bits that contribute
+    multiples of 4."""
     after = band - 23 - 2 + 29 * (piece + 1)
     bits = (_TWO_OVER_PI_BITS >> (_TWO_OVER_PI_SIZE - after)) & ((1 << 29) - 1)
     return math.ldexp(bits, -after)
@@ -159,12 +161,12 @@ def _is_odd(quadrant: Term) -> Term:
 
 
 def _sign_as_quadrant(x: Term) -> Term:
-    """2 for negative x, else 0: half a turn."""
+    """2, half a turn, for negative x; else 0."""
     sign_shift = int(x.bits().kind[1:]) - 1
     return (x.bits() >> sign_shift) << 1
 
 
 def _negated(y: Term, quadrant: Term) -> Term:
-    """-y where the quadrant's second bit is set."""
+    """-y if the quadrant's second bit is set, else y."""
     sign_shift = int(quadrant.kind[1:]) - 2
     return (y.bits() ^ ((quadrant & 2) << sign_shift)).as_float()

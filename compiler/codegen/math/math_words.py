@@ -1,7 +1,8 @@
-"""Error-free transformations: sums and products as a pair (high, low) of floating-point numbers.
+"""Error-free transformations: sums and products as double words, pairs (high, low) of floats whose
+sum is exact.
 
-Dekker, "A floating-point technique for extending the available precision", 1971; Knuth, The Art
-of Computer Programming 2, 4.2.2. They hold for round to nearest without overflow.
+Dekker, "A floating-point technique for extending the available precision", 1971; Knuth, The Art of
+Computer Programming 2, 4.2.2. They hold for rounding to nearest, without overflow.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ _HALF_MASK = {"f32": ~0xFFF, "f64": ~0x7FFFFFF}
 
 
 def ordered_sum(large: Term | float, small: Term) -> tuple[Term, Term]:
-    """large + small exactly, where |large| >= |small| or large is 0."""
+    """large + small exactly, if |large| >= |small| or large is 0 (Fast2Sum)."""
     total = large + small
     return total, small - (total - large)
 
 
 def exact_sum(left: Term | float, right: Term) -> tuple[Term, Term]:
-    """left + right exactly, in any order of size."""
+    """left + right exactly, whichever is larger (2Sum)."""
     total = left + right
     rest = total - left
     return total, (left - (total - rest)) + (right - rest)
 
 
 def exact_product(left: Term, right: Term | float) -> tuple[Term, Term]:
-    """left * right exactly: one FMA, or Dekker's product of halves where there is none."""
+    """left * right exactly: by one FMA, or by Dekker's splitting where there is none."""
     factor = left.constant(right) if isinstance(right, int | float) else right
     product = left * factor
     if left.writer.has_fma:
@@ -43,6 +44,6 @@ def _halves(x: Term) -> tuple[Term, Term]:
 
 
 def remainder_of_product(target: Term, left: Term, right: Term) -> Term:
-    """target - left * right, rounded once; for a product close to the target."""
+    """target - left * right, rounded once, if the product is close to the target."""
     product, error = exact_product(left, right)
     return (target - product) - error

@@ -1,20 +1,23 @@
-"""Vector math as LLVM IR text, so that an artifact needs no vector math library.
+"""Mathematical functions on vectors as LLVM IR text, so that an artifact needs no vector math
+library.
 
     definition("exp", "f32", 16).text     define internal <16 x float> @bessemer_exp_v16f32(...)
 
-Every function is the same source at all widths, and branch-free but for sin, cos and tan of f32,
-which call another function when a lane is large. They use only intrinsics that x86 (SSE4.2 and up)
-and AArch64 have instructions for. AVX-512 has shorter ways for a few of them.
-NaN gives NaN and odd functions keep the sign of zero. A result below the smallest normal number
-may come out as zero, as everything does in artifacts, which run with denormals flushed. Errors, in
-units in the last place:
+Every function has the same source for all numbers of lanes. There are no branches, except in sin,
+cos and tan of f32, which call another function if a lane is large. The functions use only
+intrinsics that x86 (SSE4.2 and later) and AArch64 have instructions for, and shorter ones of
+AVX-512 for some functions.
+
+NaN gives NaN, and odd functions keep the sign of zero. A result below the smallest normal number
+may be zero, as everywhere in artifacts, which run with denormals flushed. Errors, in units in the
+last place:
 
     f32  at most 1.9 found (sin; sigmoid by lookups 2.48 near -16.6), 2 (2.5) tested: everywhere
     f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
     GELU (for x > -2), SiLU, softplus, mish of f32: at most 1.8, 2.4, 2.6 (without multiply-add
          3.4), 4.0 found; see `math_gated`
 
-The functions are marked alwaysinline: run LLVM's always-inline pass even where nothing else runs.
+The functions are marked alwaysinline, so LLVM's always-inline pass must run even if no other does.
 """
 
 from __future__ import annotations
@@ -82,14 +85,14 @@ _OF_LARGE: dict[str, Callable[[Term], Term]] = {
     "sin": partial(sin, is_large=True),
     "tan": partial(tan, is_large=True),
 }
-"""What computes lanes of f32 beyond LARGE."""
+"""The functions for lanes of f32 beyond LARGE."""
 _BY_HALF_TURNS: dict[str, Callable[[Term], Term]] = {
     "cos": cos_by_half_turns,
     "sin": sin_by_half_turns,
 }
-"""What computes lanes of f32 up to FARTHEST, on machines with multiply-add."""
+"""The functions for lanes of f32 up to FARTHEST, on machines with multiply-add."""
 COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu, "softplus": softplus}
-"""Functions in place of several operations, and as exact as those: within 4 ULP."""
+"""Functions that replace several operations, and are as exact: within 4 ULP."""
 LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "exp_nonpositive": exp_nonpositive,
     "gelu": gelu,
@@ -97,15 +100,15 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "gelu_slope": gelu_slope,
     "one_plus_erf": one_plus_erf,
 }
-"""The same, and cheaper forms of others, only for machines with lookups."""
+"""More of these, and cheaper forms of others, only for machines with lookups."""
 _BY_LOOKUP = frozenset({
     *LOOKED_UP, "acosh", "asinh", "atanh", "erf", "exp", "log", "log1p", "pow", "sigmoid", "silu",
     "softplus", "tanh",
 })  # fmt: skip
-"""The functions that have a shorter way with lookups, which give other roundings."""
+"""The functions that have a shorter form with lookups, which rounds differently."""
 _LOOKUP_LANES = 16
 _ELSEWHERE = {"exp_nonpositive": "exp"}
-"""What computes some of them where there are no lookups."""
+"""What stands for some of these functions on machines without lookups."""
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
 
 _Range: TypeAlias = tuple[float, Callable[[Term], Term]]
@@ -115,8 +118,9 @@ _RARE = "noinline cold nounwind willreturn memory(none)"
 
 
 def least_lanes(name: str, dtype: str, has_lookup: bool) -> int:
-    """Fewer values are computed as part of so many, so that no result depends on how many there
-    are: a remainder, or a number alone, is rounded as the other elements of its array are."""
+    """The fewest lanes that the function is computed on. A remainder of an array, or a single
+    number, is computed as part of so many lanes, so that it is rounded as the other elements
+    are."""
     return _LOOKUP_LANES if has_lookup and dtype == "f32" and name in _BY_LOOKUP else 1
 
 
@@ -126,9 +130,9 @@ def definition(
 ) -> MathFunction:
     """The function `name` of UNARY or BINARY on `lanes` values of "f32" or "f64".
 
-    The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen.
-    Set `has_fma` and `has_lookup` (see targets/machine.py) only for targets with the instructions;
-    lookups want `least_lanes`. Raises ValueError for what is not offered.
+    The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen. Set
+    `has_fma` and `has_lookup` (see targets/machine.py) only for targets with these instructions;
+    lookups need `least_lanes`. Raises ValueError for an unknown name or type.
     """
     if dtype not in ("f32", "f64"):
         raise ValueError(f"vector math is for f32 and f64, not {dtype}")
@@ -155,7 +159,8 @@ def definition(
 
 @cache
 def conversion(source: str, target: str, lanes: int, native_half: bool = False) -> MathFunction:
-    """`source` to `target`, of bf16, f16, f32 and f64, one of them a 16-bit format; one rounding.
+    """The conversion of `source` to `target`: bf16, f16, f32 or f64, of which one is a 16-bit
+    format. Rounds once.
 
     16-bit values are passed as i16. The symbol is bessemer_f32_to_bf16, with _v16 for 16 lanes.
     `native_half`: the target converts f16 from and to f32 itself (x86 F16C, AArch64).
@@ -177,7 +182,8 @@ def _writer(lanes: int, has_fma: bool) -> Writer:
 
 
 def _ranges(name: str, has_fma: bool) -> list[_Range]:
-    """What computes sin, cos or tan of f32, for |x| up to some limit and then up to the next."""
+    """The functions that compute sin, cos or tan of f32, each with the largest |x| that it is
+    for."""
     ranges = [(LARGE, UNARY[name]), (math.inf, _OF_LARGE[name])]
     if has_fma and name in _BY_HALF_TURNS:
         return [(FARTHEST, _BY_HALF_TURNS[name]), *ranges]
@@ -185,7 +191,8 @@ def _ranges(name: str, has_fma: bool) -> list[_Range]:
 
 
 def _by_ranges(writer: Writer, symbol: str, ranges: list[_Range], attributes: str) -> MathFunction:
-    """Lanes beyond the first limit come from another function, which is rarely called."""
+    """A function whose lanes beyond the first range are computed by another function, which is
+    rarely called."""
     x = Term(writer, "f32", "%x")
     (limit, function), *further = ranges
     usual = function(x)

@@ -1,1 +1,1 @@
-"""Kernels of the loop language as PTX for NVIDIA GPUs."""
+"""Compiles kernels of the loop language to PTX for NVIDIA GPUs."""

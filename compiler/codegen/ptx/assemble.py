@@ -1,4 +1,5 @@
-"""PTX to a cubin by NVIDIA's assembler, where it is found; the driver does without."""
+"""Assembles PTX to a cubin with NVIDIA's ptxas, if it is installed. Without it, the driver compiles
+the PTX."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _IN_PACKAGES = ("cuda_nvcc/bin/ptxas", "cu13/bin/ptxas")
 
 
 def find_assembler() -> Path | None:
-    """ptxas on the path, of a toolkit, or of the packages nvidia-cuda-nvcc and -cu12."""
+    """The ptxas on the path, of a toolkit, or of the packages nvidia-cuda-nvcc and
+    nvidia-cuda-nvcc-cu12; None if there is none."""
     found = shutil.which("ptxas")
     package = importlib.util.find_spec("nvidia")
     folders = list(package.submodule_search_locations or ()) if package else []
@@ -26,14 +28,15 @@ def find_assembler() -> Path | None:
 
 
 def assembler_version(program: Path) -> str:
-    """Such as 12.9.86, "" where it does not say."""
+    """A version such as "12.9.86"; "" if the program does not print one."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     words = done.stdout.partition(" V")[2].split()
     return words[0] if words and done.returncode == 0 else ""
 
 
 def assemble(ptx: str, target: DeviceTarget) -> bytes:
-    """The cubin; nothing where there is no assembler, or it is too old for the text."""
+    """The cubin; no bytes if there is no assembler, or it is too old for the text. Raises
+    InternalError if ptxas rejects the text."""
     program = find_assembler()
     if program is None or ".entry" not in ptx:
         return b""

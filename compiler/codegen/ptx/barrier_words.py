@@ -1,7 +1,7 @@
-"""Barriers in shared memory (mbarrier): counters that threads and copies complete.
+"""Writes operations on mbarriers: barriers in shared memory that threads and copies complete.
 
-A barrier has a phase; it goes on when so many arrivals as it was made with have come, and all the
-bytes that they announced. Waiting is for the end of a phase of a known parity.
+A barrier has a phase. The phase ends when the arrivals that the barrier was made for, and all the
+bytes that they announced, have come. Threads wait for the end of a phase by its parity.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ _SCOPE = "scope.cta.space.cta"
 
 
 def initialize(w: Writer, at: Word, arrivals: int) -> None:
-    """Makes a barrier in its first phase, of parity 0."""
+    """Makes a barrier for so many arrivals; its first phase has parity 0."""
     w.declarations.add("declare void @llvm.nvvm.mbarrier.init.shared(ptr addrspace(3), i32)")
     place = shared_memory.place(w, at)
     w.line(f"call void @llvm.nvvm.mbarrier.init.shared({place}, i32 {arrivals})")
 
 
 def publish(w: Writer) -> None:
-    """What has been initialized is seen by copies, too."""
+    """Makes initialized barriers visible to copies as well."""
     w.declarations.add("declare void @llvm.nvvm.fence.mbarrier_init.release.cluster()")
     w.line("call void @llvm.nvvm.fence.mbarrier_init.release.cluster()")
 
 
 def arrive(w: Writer, at: Word) -> None:
-    """One arrival."""
+    """Arrives once."""
     w.declarations.add("declare i64 @llvm.nvvm.mbarrier.arrive.shared(ptr addrspace(3))")
     w.here(f"call i64 @llvm.nvvm.mbarrier.arrive.shared({shared_memory.place(w, at)})", i64)
 
 
 def expect(w: Writer, at: Word, bytes_: int) -> None:
-    """One arrival that announces bytes."""
+    """Arrives once, and announces so many bytes, which copies will bring."""
     name = f"llvm.nvvm.mbarrier.arrive.expect.tx.{_SCOPE}"
     w.declarations.add(f"declare i64 @{name}(ptr addrspace(3), i32)")
     w.here(f"call i64 @{name}({shared_memory.place(w, at)}, i32 {bytes_})", i64)
 
 
 def wait(state: KernelState, at: Word, parity: Word) -> None:
-    """Waits for the end of the phase of this parity."""
+    """Waits until the phase of this parity has ended."""
     w, words = state.writer, Words(state.writer)
     name = f"llvm.nvvm.mbarrier.try.wait.parity.{_SCOPE}"
     w.declarations.add(f"declare i1 @{name}(ptr addrspace(3), i32)")

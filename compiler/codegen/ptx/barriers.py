@@ -1,10 +1,11 @@
-"""Puts barriers where the threads of a group need each other's stores.
+"""Inserts barriers where threads of a group read what others have stored.
 
-A group runs what stands outside vector loops with all of its threads alike, except that one of them
-stores; the iterations of a vector loop are shared out among them. So whatever reads a buffer behind
-a store to it must wait, and so must a store behind a read. A statement outside of vector loops, or
-a whole vector loop, is one phase; a barrier goes in front of a phase that meets what was read or
-written since the last one. Iterations of loops and branches are followed conservatively.
+Outside of vector loops all threads of a group execute the same, except that only one stores; the
+iterations of a vector loop are distributed over the threads. So threads must wait between a store
+to a buffer and a later access to it, and between a load and a later store. A statement outside of
+vector loops, or a whole vector loop, is one phase. A barrier precedes each phase that conflicts
+with what was loaded or stored since the last barrier. Every branch is assumed to be taken, and
+every loop to be repeated.
 
 `Barrier` is the loop language's statement for teams: here the team is the group.
 """
@@ -21,17 +22,17 @@ BARRIER = loops.Barrier(0)
 
 @dataclass(frozen=True)
 class Accesses:
-    """The buffers that are read and written."""
+    """Names of the buffers that are loaded from and stored to."""
 
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
 
     def union(self, other: Accesses) -> Accesses:
-        """Both."""
+        """The accesses of both."""
         return Accesses(self.reads | other.reads, self.writes | other.writes)
 
     def meets(self, later: Accesses) -> bool:
-        """Whether the later ones must wait for these."""
+        """Whether a barrier is needed between these accesses and the later ones."""
         return bool(self.writes & (later.reads | later.writes) or self.reads & later.writes)
 
 
@@ -39,7 +40,8 @@ NOTHING = Accesses()
 
 
 def with_barriers(block: Block, kept: frozenset[str]) -> Block:
-    """The block with barriers; `kept` are arrays of which every thread has its own elements."""
+    """The block with barriers. `kept` are arrays in registers, of which every thread has its own
+    elements."""
     return _Inserter(kept).block(block, NOTHING)[0]
 
 
@@ -48,7 +50,8 @@ class _Inserter:
         self.kept = kept
 
     def block(self, block: Block, pending: Accesses) -> tuple[Block, Accesses]:
-        """The block, and what is pending at its end; `pending` is so at its start."""
+        """The block with barriers, and the accesses since the last one at its end; `pending` are
+        those at its start."""
         found: list[Statement] = []
         for statement in block:
             own = self.accesses(statement)
@@ -83,13 +86,14 @@ class _Inserter:
                 return [statement], pending.union(own)
 
     def _apart(self, store: loops.Store) -> list[Statement]:
-        """A store of what it reads in the same buffer: all have read before one writes."""
+        """A store whose value reads the buffer that it stores to: all threads read before one of
+        them writes."""
         name = f"{store.buffer.name}_before"
         value = expr.read(name, store.value.dtype)
         return [loops.Define(name, store.value), BARRIER, replace(store, value=value)]
 
     def accesses(self, statement: Statement) -> Accesses:
-        """All that a statement and its blocks read and write."""
+        """The accesses of a statement and of the blocks in it."""
         reads: set[str] = set()
         writes: set[str] = set()
         for inner in walk_loops.walk((statement,)):

@@ -1,4 +1,4 @@
-"""What is known while a kernel for a GPU is being written."""
+"""The state of the code generator while it writes a kernel for a GPU."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from bessemer.compiler.ir.types import i32, i64
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 WIDEST_ACCESS = 16
-"""Bytes that one thread loads or stores at once; every buffer begins at a multiple of it."""
+"""The most bytes that one thread loads or stores at once. Every buffer begins at a multiple of
+this."""
 STATIC_SHARED = 48 << 10
-"""Shared memory that a kernel may have without asking for it at its launch."""
+"""Bytes of shared memory that a kernel may have without requesting them at its launch."""
 
 
 @dataclass
 class DeviceState(KernelState):
-    """The kernel that is being written. Buffers are parameters %b0, %b1, ...; symbols %d0, ...
+    """The kernel that is being written. Its buffers are the parameters %b0, %b1, ..., its symbols
+    %d0, ...
 
-    `kept` names the local arrays whose elements stay in registers of the thread that computes them;
-    `slot` says which of a thread's vectors of an array is at hand (see group_loops.py).
+    `kept` are the local arrays whose elements stay in the registers of the thread that computes
+    them. `slot` is the number of the thread's vector that is being computed (see group_loops.py).
     """
 
     mapping: ThreadMapping = field(default_factory=ThreadMapping)
@@ -38,7 +40,7 @@ class DeviceState(KernelState):
 
     @property
     def device(self) -> DeviceTarget:
-        """The target, with what only GPUs have."""
+        """The target, as the description of a GPU."""
         assert isinstance(self.target, DeviceTarget)
         return self.target
 
@@ -70,7 +72,8 @@ class DeviceState(KernelState):
     # Threads
 
     def register(self, name: str) -> Value:
-        """A number of the thread's, i32: "tid.x" in its block, "ctaid.x" of its block."""
+        """A special register, i32: "tid.x" is the thread's number in its block, "ctaid.x" that of
+        the block."""
         found = self._registers.get(name)
         if found is None:
             intrinsic = f"llvm.nvvm.read.ptx.sreg.{name}"
@@ -91,7 +94,8 @@ class DeviceState(KernelState):
     # Memory
 
     def shared(self, size: int, alignment: int = 16) -> str:
-        """Shared memory of the block's own, as a pointer known everywhere."""
+        """A generic pointer to `size` more bytes of the block's static shared memory. Raises
+        InternalError if there are no more."""
         start = -(-self.shared_used // alignment) * alignment
         self.shared_used = start + size
         if self.shared_used > STATIC_SHARED:
@@ -123,7 +127,8 @@ class DeviceState(KernelState):
         return self.locals[self.kept_name(buffer.name)]
 
     def kept_name(self, array: str, slot: int | None = None) -> str:
-        """The name in `locals` of one of a thread's vectors of an array: of the one at hand."""
+        """The key in `locals` of a thread's vector of an array: of vector `slot`, or of the current
+        one. Raises InternalError outside of vector loops."""
         chosen = self.slot if slot is None else slot
         if chosen is None:
             raise InternalError(f"{array} is kept in registers, but used outside of its loops")

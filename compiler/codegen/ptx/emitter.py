@@ -1,4 +1,4 @@
-"""What every part of a kernel for a GPU writes its code with."""
+"""The base class of everything that writes a part of a tiled kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bessemer.compiler.ir.operands import Axis
 
 @dataclass(frozen=True)
 class Emitter:
-    """A part of the kernel that is being written."""
+    """A part of the kernel whose state is given."""
 
     state: KernelState
 
@@ -28,11 +28,11 @@ class Emitter:
         return Words(self.writer)
 
     def size(self, size: Size) -> Word:
-        """Index arithmetic, in 64 bits."""
+        """The value of a size, in 64 bits."""
         return size_word(self.state, size)
 
     def unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
-        """The index along each axis of what an index in row-major order stands for."""
+        """The index along each axis of the element with this row-major number."""
         words, found = self.words, list[Word]()
         for axis in reversed(axes[1:]):
             extent = words.resized(self.size(axis.extent))
@@ -42,5 +42,5 @@ class Emitter:
 
 
 def size_word(state: KernelState, size: Size) -> Word:
-    """Index arithmetic, in 64 bits."""
+    """The value of a size, in 64 bits."""
     return size if isinstance(size, int) else indices(state).scalar(size)

@@ -1,7 +1,8 @@
-"""What the threads of a group tell each other: reductions by shuffles, and barriers.
+"""Writes barriers of a group of threads, and reductions over its threads by shuffles.
 
-A reduction over a warp is five exchanges with the thread whose number differs in one bit; then all
-have the result. The warps of a block leave theirs in shared memory, and each warp reduces those.
+A reduction over a warp is a butterfly of five exchanges, each with the thread whose number differs
+in one bit; then all threads have the result. The warps of a block leave their results in shared
+memory, and each warp reduces those.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from bessemer.compiler.ir.types import DType, boolean, i32, i64
 
 
 def barrier(state: DeviceState) -> None:
-    """Waits for the group's threads; what they have stored before is seen behind it."""
+    """Writes a barrier for the threads of a group. What they have stored before is visible after
+    it."""
     w = state.writer
     for scope in w.scopes:
         scope.loaded.clear()
@@ -33,7 +35,8 @@ def barrier(state: DeviceState) -> None:
 def reduced_by_group(
     state: DeviceState, values: dict[str, Value], names: dict[str, str]
 ) -> dict[str, Value]:
-    """The values of all threads of the group combined; `names` are the reductions."""
+    """The values of all threads of the group, combined, by the keys of `values`; `names` are the
+    reductions ("add", "max")."""
     group = state.mapping.group
     within = min(group, WARP)
     found = {key: _butterfly(state, names[key], value, within) for key, value in values.items()}
@@ -87,7 +90,8 @@ def _load_cell(state: DeviceState, base: str, index: Value, kind: DType) -> Valu
 
 
 def _butterfly(state: DeviceState, name: str, value: Value, threads: int) -> Value:
-    """Combined over neighbouring threads, a power of two of them; all get the same."""
+    """A value combined over so many neighbouring threads, a power of two; all of them get the
+    result."""
     distance = threads // 2
     while distance:
         value = binary(state.writer, name, value, exchanged(state, value, distance))
@@ -96,7 +100,7 @@ def _butterfly(state: DeviceState, name: str, value: Value, threads: int) -> Val
 
 
 def exchanged(state: DeviceState, value: Value, distance: int) -> Value:
-    """The value of the thread whose number in its warp differs in this one bit."""
+    """The value of the thread whose number in its warp differs by the one bit `distance`."""
     w, kind = state.writer, value.kind
     if kind is boolean or kind.bits < 32:
         wide = w.here(f"zext {value.typed} to i32", i32)

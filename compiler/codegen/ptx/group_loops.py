@@ -1,10 +1,11 @@
-"""Vector loops of a group of threads: each thread takes vectors of neighbours, W threads apart.
+"""Writes vector loops that a group of threads shares. Each thread computes vectors of neighbours, a
+whole group apart:
 
-    vector i in 0..E by V       thread t takes t*V .. t*V+V-1, then those W*V further, ...
-                                what is left at the end, fewer than V, goes one by one
+    vector i in 0..E by V       thread t of W computes t*V .. t*V+V-1, then those W*V further, ...
+                                fewer than V remaining ones are computed one by one
 
-A local that is accumulated has a partial result for every lane of every thread, which are combined
-at the end, always in the same order; all threads have the sum then.
+A local that is accumulated has a partial result for every lane of every thread. They are combined
+at the end, always in the same order; then all threads have the result.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from bessemer.compiler.ir.types import i64
 
 @dataclass
 class _GroupLoop:
-    """A vector loop of a group; `carried` names what branches must join."""
+    """One vector loop of a group. `reductions` and `kept` are locals that branches must join."""
 
     state: DeviceState
     loop: For
@@ -42,7 +43,7 @@ class _GroupLoop:
     emit_block: Callable[[DeviceState, Block], None]
 
     def vectors(self, extent: Size, lanes: int) -> None:
-        """The whole vectors."""
+        """Writes the loop over whole vectors, which is unrolled if there are few."""
         state, w = self.state, self.state.writer
         step = state.mapping.group * lanes
         first = w.operate("mul", i64, state.rank, number(lanes))
@@ -60,7 +61,7 @@ class _GroupLoop:
         counted_loop(state, over, names, writes, lambda i: self._body(lanes, None, i))
 
     def rest(self, extent: Size, lanes: int) -> None:
-        """Fewer than `lanes` iterations at the end."""
+        """Writes the fewer than `lanes` iterations at the end."""
         state, w = self.state, self.state.writer
         begin = w.operate("add", i64, self._multiple(extent, lanes), state.rank)
         self._vector(1, None, begin, indices(state).scalar(extent))
@@ -74,7 +75,8 @@ class _GroupLoop:
         return self.state.writer.operate("and", i64, value, number(-lanes))
 
     def _vector(self, lanes: int, slot: int | None, begin: Value, end: Value | None) -> None:
-        """One vector at `begin`, if that is below `end`."""
+        """Writes one vector at index `begin`, under the condition that `begin` is less than `end`,
+        if that is given."""
         state = self.state
         if end is None:
             self._body(lanes, slot, begin)

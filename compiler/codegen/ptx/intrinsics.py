@@ -1,7 +1,8 @@
-"""The LLVM intrinsics that kernels for GPUs may use.
+"""Lists the LLVM intrinsics that kernels for GPUs may use.
 
-For one that its back end has no instructions for, LLVM ends the process. So nothing is compiled
-that names another than these, and a test compiles each of these once, in a process of its own.
+LLVM ends the process at an intrinsic that its back end has no instructions for. So code that names
+any other intrinsic is not compiled, and a test compiles each of these once, in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ GENERIC = frozenset(
         "sqrt", "trunc", "umax", "umin", "vector.reduce.or",
     }
 )  # fmt: skip
-"""LLVM's own, without the type at their end."""
+"""LLVM's generic intrinsics, without the type at the end of their names."""
 NVIDIA = frozenset(
     {
         "bar.warp.sync", "barrier.cta.sync.aligned.all", "read.ptx.sreg.ctaid.x",
         "read.ptx.sreg.tid.x", "shfl.sync.bfly.i32",
     }
 )  # fmt: skip
-"""The instruction set's, behind `llvm.nvvm.`; matrix_intrinsics.py has those of products."""
+"""NVIDIA's intrinsics, after `llvm.nvvm.`; matrix_intrinsics.py has those of matrix products."""
 
 _NAME = re.compile(r"@llvm\.([\w.]+)")
 _TYPE = re.compile(r"\.(v\d+)?([fip]\d+|bf16)(?=\.|$)")
@@ -34,7 +35,7 @@ _TYPE = re.compile(r"\.(v\d+)?([fip]\d+|bf16)(?=\.|$)")
 def check_intrinsics(declarations: Iterable[str], more: frozenset[str] = frozenset()) -> None:
     """Raises InternalError for a declaration of an intrinsic that is not on the list.
 
-    `more` are others behind `llvm.nvvm.` that are known to work.
+    `more` are further names after `llvm.nvvm.` that are known to work.
     """
     for declaration in declarations:
         for name in _NAME.findall(declaration):

@@ -1,11 +1,11 @@
-"""Kernels of the loop language as LLVM IR entries for NVIDIA GPUs.
+"""Writes kernels of the loop language as LLVM IR for NVIDIA GPUs.
 
     parallel loop       the grid: an iteration for each thread, warp or block (see ir/device.py)
-    vector loop         the threads of the iteration's group; vectors of one thread where it has one
+    vector loop         the threads of the iteration's group; vectors if a thread is alone
     local array         registers, shared memory, or a thread's own (local) memory
-    everything else     all threads of the group alike; one of them stores
+    everything else     is executed by all threads of the group; only one stores
 
-Expressions, mathematics and index arithmetic are those of the processors' code generation.
+Expressions, mathematics and index arithmetic are written as for processors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _ATTRIBUTES = '"denormal-fp-math-f32"="preserve-sign,preserve-sign"'
 
 
 def emit_device_kernel(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
-    """The code of a kernel of loops, loads and stores; InternalError for what has no form here."""
+    """The code of a kernel of loops, loads and stores. Raises InternalError for statements that
+    only processors have."""
     state = begin(kernel, target, mapping)
     match kernel.body:
         case (For(kind="parallel") as loop,):
@@ -50,7 +51,7 @@ def emit_device_kernel(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapp
 
 
 def begin(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceState:
-    """A kernel without code; its parameters are known."""
+    """The state of a kernel whose code is to be written."""
     state = DeviceState(kernel, target, mapping=mapping)
     state.special = lambda statement: _special(state, statement)
     return state
@@ -62,7 +63,7 @@ def finish(
     shared_bytes: int = 0,
     tensor_maps: Sequence[TensorMapPlan] = (),
 ) -> DeviceCode:
-    """The kernel that has been written, with its head; see DeviceCode for the parameters."""
+    """The code of a kernel whose body has been written; see DeviceCode for its parameters."""
     kernel, mapping = state.kernel, state.mapping
     sets = {s.symbol for s in walk_loops.walk(kernel.body) if isinstance(s, loops.SetDim)}
     parameters = [
@@ -106,7 +107,7 @@ def _shared_array(state: DeviceState) -> tuple[str, ...]:
 
 
 def _grid(state: DeviceState, loop: For) -> None:
-    """The parallel loop: an iteration for every group of the grid."""
+    """Writes the parallel loop, of which each group of the grid executes one iteration."""
     w, mapping = state.writer, state.mapping
     extent = state.size(loop.extent)
     # 31 bits are enough: the runtime refuses a launch with more iterations.
@@ -133,7 +134,7 @@ def _grid(state: DeviceState, loop: For) -> None:
 
 
 def _group(state: DeviceState, block: Block) -> None:
-    """What one group of threads does."""
+    """Writes what one group of threads executes."""
     if state.mapping.group > 1:
         state.kept = kept_arrays(block, state.mapping)
         block = with_barriers(block, frozenset(state.kept))
@@ -144,7 +145,7 @@ def _group(state: DeviceState, block: Block) -> None:
 
 
 def _special(state: DeviceState, statement: Statement) -> bool:
-    """Writes the statements that are not as on a processor."""
+    """Writes a statement that differs from a processor's; False if it does not differ."""
     alone = state.mapping.group == 1
     match statement:
         case loops.Prefetch():
@@ -200,7 +201,7 @@ def _allocate_registers(state: DeviceState, name: str) -> None:
 
 
 def _allocate_shared(state: DeviceState, statement: loops.Allocate) -> None:
-    """One array a group; the groups' arrays lie one after the other."""
+    """Allocates an array in shared memory for each of the block's groups, one behind the other."""
     buffer, w = statement.buffer, state.writer
     count = 1
     for extent in buffer.shape:

@@ -1,4 +1,4 @@
-"""A kernel for a GPU as LLVM IR, and what a launch of it must know."""
+"""The code of a kernel for a GPU, and what the runtime must know to launch it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bessemer.compiler.ir.types import DType
 
 @dataclass(frozen=True, eq=False)
 class WindowMap:
-    """How a tensor map walks windows (im2col mode). Corners and `steps` are (width, height) first:
-    innermost axis first, without channels and images."""
+    """The windows of a tensor map in im2col mode. Corners and `steps` are given from the innermost
+    spatial axis outwards (width, height), without channels and images."""
 
     lower: tuple[int, ...]
     upper: tuple[int, ...]
@@ -23,11 +23,12 @@ class WindowMap:
 
 @dataclass(frozen=True, eq=False)
 class TensorMapPlan:
-    """A tensor map that a kernel wants of one of its buffers; the runtime makes it.
+    """A tensor map of one of a kernel's buffers, which the runtime makes and passes to the kernel.
 
-    The map begins `offset` elements behind the buffer's start. `shape` is innermost axis first, in
-    elements; `strides` are bytes, one fewer, as the innermost axis is dense. `box` is what one copy
-    moves (empty for windows), `swizzle` 0, 32, 64 or 128 bytes.
+    The tensor begins `offset` elements behind the buffer's start. `shape` is in elements, the
+    innermost axis first; `strides` are in bytes, without that of the innermost axis, which is
+    contiguous. `box` is what one copy moves (empty for windows), `swizzle` is 0, 32, 64 or 128
+    bytes.
     """
 
     buffer: int

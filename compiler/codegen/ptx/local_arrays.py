@@ -1,11 +1,11 @@
-"""Where local arrays lie: in registers, where every element belongs to one thread.
+"""Decides which local arrays lie in registers: those of which every element belongs to one thread.
 
     local1 : f32[768]
     vector i in 0..768 by 4:  local1[i] = in0[768*i0 + i]
     vector i in 0..768 by 4:  acc += local1[i]
 
-A vector loop gives the same iterations to the same threads whenever its extent and its lanes are
-the same. So an array that is only accessed at the index of such loops needs no memory.
+Vector loops of the same extent and number of lanes give the same iterations to the same threads. So
+an array that is only accessed at the index of such loops needs no memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Block, For
 
 MOST_KEPT = 64
-"""Elements of an array that one thread keeps."""
+"""The most elements of an array that one thread keeps."""
 UNROLLED = 16
-"""Vectors of a thread up to which a loop is written out, so that each has registers of its own."""
+"""The most vectors of a thread for which a loop is unrolled, so that each has registers of its
+own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class KeptArray:
 
 @dataclass
 class _Uses:
-    """Where an array is declared, and in what loops it is accessed; `lost` if in any other way."""
+    """The block that declares an array, and the loops that access it at their index; `lost` if
+    there is any other access."""
 
     buffer: Buffer
     home: Block
@@ -61,7 +63,8 @@ def kept_arrays(block: Block, mapping: ThreadMapping) -> dict[str, KeptArray]:
 
 
 def _visit(block: Block, vector: For | None, home: Block, uses: dict[str, _Uses]) -> None:
-    """`vector` is the vector loop at hand, `home` the block that it stands in."""
+    """Collects the uses of arrays in a block. `vector` is the vector loop around it, `home` the
+    block that this loop stands in."""
     for statement in block:
         if isinstance(statement, loops.Allocate):
             uses[statement.buffer.name] = _Uses(statement.buffer, block)
@@ -83,7 +86,8 @@ def _visit(block: Block, vector: For | None, home: Block, uses: dict[str, _Uses]
 
 
 def _accesses(statement: loops.Statement) -> list[tuple[str, Size | None]]:
-    """The buffers that a statement itself accesses, and where; None for an access under a guard."""
+    """The names of the buffers that a statement itself accesses, and the index; None for a guarded
+    access."""
     found: list[tuple[str, Size | None]] = []
     if isinstance(statement, loops.Store):
         offset = statement.buffer.offset(statement.indices)

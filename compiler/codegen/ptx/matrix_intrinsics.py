@@ -1,4 +1,4 @@
-"""The intrinsics of matrix products and of the copies that feed them, behind `llvm.nvvm.`."""
+"""Lists the intrinsics of matrix products and of the copies for them, after `llvm.nvvm.`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From kernels as LLVM IR to PTX: every kernel is a module of its own, the texts become one."""
+"""Compiles kernels from LLVM IR to PTX. Every kernel is compiled as a module; the texts are
+merged."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 DYNAMIC = "@shared = external addrspace(3) global [0 x i8], align 1024\n"
-"""The shared memory whose size a launch gives."""
+"""The declaration of the shared memory whose size is given at the launch."""
 _STARTING = threading.Lock()
 _OPTIONS_SET: list[bool] = []
 
 
 def kernel_module(code: DeviceCode) -> str:
-    """The LLVM IR of one kernel with all that it needs."""
+    """The LLVM IR of a module with one kernel and all that it calls."""
     check_intrinsics(code.declarations, MATRIX)
     used = code.text + "".join(code.functions.values())
     constants = CONSTANTS if f"@{ZEROS}" in used else ""
@@ -46,12 +47,13 @@ def _inlined(function: str) -> str:
 
 
 def ptx_of(code: DeviceCode, target: DeviceTarget) -> str:
-    """One kernel as a PTX module."""
+    """The PTX module of one kernel."""
     return compiled(kernel_module(code), target)
 
 
 def compiled(text: str, target: DeviceTarget) -> str:
-    """LLVM IR as PTX. Ends the process where the machine has no instruction for something."""
+    """The PTX of LLVM IR. LLVM ends the process if the machine lacks an instruction that is
+    needed."""
     machine = _target_machine(target)
     try:
         module = llvm.parse_assembly(text, llvm.create_context())
@@ -76,7 +78,8 @@ def _target_machine(target: DeviceTarget) -> llvm.TargetMachine:
 
 
 def _initialize() -> None:
-    """Once in a process: LLVM reads these options when it makes a target machine for GPUs."""
+    """Sets LLVM's options, which it reads when it makes a target machine for GPUs. Runs once in a
+    process."""
     with _STARTING:
         if _OPTIONS_SET:
             return
@@ -89,7 +92,7 @@ def _initialize() -> None:
 
 
 def ptx_module(codes: Sequence[DeviceCode], target: DeviceTarget, workers: Executor) -> str:
-    """All kernels as one PTX module; the same text whatever the workers do when."""
+    """All kernels in one PTX module. The text does not depend on the workers' timing."""
     return merged(workers.map(lambda code: ptx_of(code, target), codes))
 
 
@@ -100,7 +103,7 @@ _ENTRY = re.compile(r"^\.visible \.entry ", re.MULTILINE)
 def merged(texts: Iterable[str]) -> str:
     """Modules for one target as one: one head, every declaration once, then the entries.
 
-    Labels and registers belong to their entry, so entries do not meet.
+    Labels and registers are local to an entry, so entries need no renaming.
     """
     head = ""
     declared: dict[str, None] = {}

@@ -1,6 +1,6 @@
-"""A block's shared memory: addresses in it, tiles laid out in it, and what orders accesses.
+"""Accesses to a block's dynamic shared memory, and layouts of tiles in it.
 
-All of it is one array whose size the launch gives. Offsets are in bytes from its start.
+The memory is one array whose size is given at the launch. Offsets are in bytes from its start.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from bessemer.compiler.ir.types import DType, boolean
 
 SHARED = "shared"
 CHUNK = 16
-"""Bytes that one access moves at most, and that one matrix row of ldmatrix has."""
+"""Bytes of the largest access, and of one row that ldmatrix loads."""
 
 
 def place(w: Writer, offset: Word, displacement: int = 0) -> str:
-    """The typed address at an offset; the displacement goes into the instruction."""
+    """The typed address at an offset. The displacement in bytes becomes part of the instruction."""
     words = Words(w)
     base = f"@{SHARED}"
     level = 0
@@ -39,37 +39,39 @@ def place(w: Writer, offset: Word, displacement: int = 0) -> str:
 def load(
     w: Writer, offset: Word, kind: DType, lanes: int = 1, displacement: int = 0, align: int = 0
 ) -> Value:
-    """Neighbouring elements, aligned to all of them (to 16 bytes at most) if not said otherwise."""
+    """Loads neighbouring elements. `align` is in bytes; 0 means that all of them are aligned as
+    one, to at most 16."""
     alignment = align or min(CHUNK, kind.bytes * lanes)
     at = place(w, offset, displacement)
     return w.here(f"load {type_text(kind, lanes)}, {at}, align {alignment}", kind, lanes)
 
 
 def store(w: Writer, offset: Word, value: Value, displacement: int = 0) -> None:
-    """Stores neighbouring elements, aligned to all of them (to 16 bytes at most)."""
+    """Stores neighbouring elements, which are aligned as one, to at most 16 bytes."""
     alignment = min(CHUNK, value.kind.bytes * value.lanes)
     w.line(f"store {value.typed}, {place(w, offset, displacement)}, align {alignment}")
 
 
 def block_barrier(w: Writer) -> None:
-    """All threads of the block have come here, and see what each has written before."""
+    """Waits for all threads of the block. What each has written before is visible after it."""
     w.declarations.add("declare void @llvm.nvvm.barrier.cta.sync.aligned.all(i32)")
     w.line("call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)")
 
 
 def warp_barrier(w: Writer) -> None:
-    """The same for the threads of a warp."""
+    """Waits for all threads of the warp. What each has written before is visible after it."""
     w.declarations.add("declare void @llvm.nvvm.bar.warp.sync(i32)")
     w.line("call void @llvm.nvvm.bar.warp.sync(i32 -1)")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the elements of a tile lie: `lines` of `length` elements of `bytes` bytes.
+    """The layout of a tile: `lines` of `length` elements of `bytes` bytes.
 
-    A swizzled line's 16-byte chunks are permuted so that the same chunk of neighbouring lines lies
-    in different banks; `by_words` does so for accesses of single words of four lines, `by_pairs` of
-    every other one of eight lines. A line that is not swizzled is followed by `padding` bytes.
+    The 16-byte chunks of a swizzled line are permuted, so that the same chunk of neighbouring lines
+    lies in different banks. With `by_words`, this holds for accesses of single words of four lines,
+    with `by_pairs` for every other line of eight. A line that is not swizzled is followed by
+    `padding` bytes.
     """
 
     lines: int

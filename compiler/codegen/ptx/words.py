@@ -1,4 +1,4 @@
-"""Integer arithmetic of one thread, with what is known while compiling folded away."""
+"""Writes integer arithmetic of one thread. What is known at compile time is computed then."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import DType, boolean, i32, i64
 
 Word: TypeAlias = Value | int
-"""A number in a register, or one that is known."""
+"""A number in a register, or one that is known at compile time."""
 Truth: TypeAlias = Value | bool
 
 
 @dataclass(frozen=True)
 class Words:
-    """Writes arithmetic on integers of one type; no operation overflows."""
+    """Writes arithmetic on integers of one type. No operation may overflow."""
 
     writer: Writer
     kind: DType = i32
 
     def value(self, number: Word) -> Value:
-        """The number as an operand."""
+        """The number as an operand of an instruction."""
         return literal(number, self.kind) if isinstance(number, int) else number
 
     def add(self, a: Word, b: Word) -> Word:
@@ -51,7 +51,7 @@ class Words:
         return self._operate("mul", a, b)
 
     def div(self, a: Word, b: Word) -> Word:
-        """The quotient of numbers that are not negative."""
+        """The quotient of two numbers that are not negative."""
         if isinstance(a, int) and isinstance(b, int):
             return a // b
         if isinstance(b, int) and b & (b - 1) == 0:
@@ -59,7 +59,7 @@ class Words:
         return self._operate("udiv", a, b)
 
     def rem(self, a: Word, b: Word) -> Word:
-        """The remainder of numbers that are not negative."""
+        """The remainder of two numbers that are not negative."""
         if isinstance(a, int) and isinstance(b, int):
             return a % b
         if isinstance(b, int) and b & (b - 1) == 0:
@@ -74,7 +74,7 @@ class Words:
         return self._operate("xor", a, b)
 
     def below(self, a: Word, b: Word) -> Truth:
-        """a < b, both without sign: a negative number is below nothing."""
+        """Whether a < b as unsigned numbers: never, if a is negative and b is not."""
         if isinstance(a, int) and isinstance(b, int):
             return 0 <= a < b
         return compare(self.writer, "ult", self.value(a), self.value(b))
@@ -87,7 +87,7 @@ class Words:
         return self.writer.operate("and", boolean, a, b)
 
     def choose(self, condition: Truth, a: Word, b: Word) -> Word:
-        """a where the condition holds, else b."""
+        """a if the condition holds, else b."""
         if isinstance(condition, bool):
             return a if condition else b
         x, y = self.value(a), self.value(b)
@@ -96,7 +96,7 @@ class Words:
         return self.writer.compute(operation, self.kind, 1, level)
 
     def resized(self, number: Word) -> Word:
-        """A number of another type as one of this type."""
+        """A number of another type, converted to this one."""
         if isinstance(number, int) or number.kind == self.kind:
             return number
         if number.number is not None:
@@ -110,7 +110,7 @@ class Words:
 
 
 def vector_of(w: Writer, values: Sequence[Value]) -> Value:
-    """Scalars of one type as a vector."""
+    """A vector of scalars of one type."""
     if len(values) == 1:
         return values[0]
     kind, count = values[0].kind, len(values)
@@ -123,5 +123,5 @@ def vector_of(w: Writer, values: Sequence[Value]) -> Value:
 
 
 def wide(w: Writer) -> Words:
-    """64-bit arithmetic."""
+    """Arithmetic in 64 bits."""
     return Words(w, i64)

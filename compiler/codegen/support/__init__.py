@@ -1,1 +1,2 @@
-"""What an artifact has around its kernels, as LLVM IR: contexts, threads, weights, entries."""
+"""Writes what an artifact has besides its kernels, as LLVM IR: contexts, threads, weights, the C
+API."""

@@ -1,6 +1,7 @@
-"""What an instrumented build adds to a module: clocks around kernels, and where times are kept.
+"""Writes clocks around kernels, and the record of their times, into artifacts that are compiled for
+profiling.
 
-The record, of which `PREFIX_profile` gives the address, is of the last run that ended:
+`PREFIX_profile` returns the address of the record of the last run that ended:
 
     i64 begin, i64 end              of the run, in nanoseconds of the monotonic clock
     i64 thread                      that called
@@ -9,7 +10,7 @@ The record, of which `PREFIX_profile` gives the address, is of the last run that
     i64                             for every symbol of the program, its value at the end
     {i64 step, i64 thread, i64 begin, i64 end}      `EVENTS` of them, in no order
 
-There is one record a module: one run of an instrumented model at a time.
+A module has one record, so such a model must not run twice at the same time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from string import Template
 
 EVENTS = 1 << 14
-"""How many events are kept. The sums count all; a trace of a long loop ends there."""
+"""The number of events that are kept. The sums count all; the trace of a longer run is cut off."""
 
 _TEXT = """
 declare i64 @pthread_self()
@@ -104,9 +105,9 @@ define internal void @bessemer_profile_sum(i64 %step, i64 %begin, i64 %end) {
 
 
 class Clocks:
-    """Writes the clocks of a run body through the body's own `let` and `put`; nothing unless `on`.
+    """Writes clocks through a run body's `let` and `put`; writes nothing unless `on`.
 
-    Steps count in the order in which they are written, as `timed_steps` lists them.
+    Steps are numbered in the order in which they are written, which is that of `timed_steps`.
     """
 
     def __init__(self, on: bool, let: Callable[[str], str], put: Callable[[str], None]) -> None:
@@ -118,22 +119,23 @@ class Clocks:
         self._shared: set[str] = set()
 
     def begin(self) -> None:
-        """At the start of a run."""
+        """Called at the start of a run."""
         if self._on:
             self._put("call void @bessemer_profile_begin()")
 
     def end(self) -> None:
-        """At the end of a run that went well."""
+        """Called at the end of a run that did not fail."""
         if self._on:
             self._put("call void @bessemer_profile_end(ptr %dims)")
 
     def start(self) -> str:
-        """Before a step; its result is for `stop`."""
+        """Called before a step; the result is for `stop`."""
         self._is_shared = False
         return self._now()
 
     def stop(self, start: str) -> None:
-        """After a step; makes an event of it, where its shares make none."""
+        """Called after a step. Makes one event of it, unless its threads make events of their
+        own."""
         if not self._on:
             return
         times = f"i64 {self._steps}, i64 {start}, i64 {self._now()}"
@@ -146,7 +148,7 @@ class Clocks:
         return self._let("call i64 @bessemer_nanoseconds()") if self._on else ""
 
     def share_of(self, kernel: str) -> str:
-        """The function that does a thread's share of a kernel, for the step that has started."""
+        """The function that runs a thread's share of a kernel, for the step that has started."""
         if not self._on:
             return kernel
         self._is_shared = True
@@ -170,7 +172,8 @@ class Clocks:
 
 
 def _share_text(kernel: str) -> str:
-    """A kernel's other face, for parallel launches: it makes an event of every thread's share."""
+    """A function that runs a thread's share of a kernel and makes an event of it, for parallel
+    launches."""
     return f"""
 define internal void @{kernel}_share(ptr %buffers, ptr %dims, i64 %begin, i64 %end) {{
   %step = load i64, ptr @bessemer_profile_step

@@ -1,4 +1,4 @@
-"""Constant data of an artifact as LLVM IR: strings, and the tables of inputs and outputs."""
+"""Writes constant data of an artifact as LLVM IR: strings, and the tables of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from bessemer.runtime.artifact import DTYPE_CODES, ArrayInfo
 
 VALUE = "%bessemer.value"
-"""Type of what describes an array."""
+"""The struct type that describes an array."""
 _UNUSUAL = re.compile(rb'[^ -~]|["\\]')
-"""Bytes that LLVM's strings have by their numbers only."""
+"""Bytes that LLVM's strings contain as numbers only."""
 
 
 def c_string(name: str, text: str) -> str:
-    """A zero-terminated UTF-8 string called @name; a zero inside the text would end it for C."""
+    """A zero-terminated UTF-8 string called @name. A zero inside of the text would end it in C."""
     data = text.encode().replace(b"\0", b"?") + b"\0"
     plain = _UNUSUAL.sub(lambda found: b"\\%02X" % found[0][0], data).decode("ascii")
     return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{plain}"\n'
 
 
 def byte_string(name: str, data: bytes) -> str:
-    """Bytes called @name, without a zero at their end."""
+    """Bytes called @name, without a terminating zero."""
     text = "".join(f"\\{byte:02X}" for byte in data)
     return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{text}"\n'
 
@@ -40,8 +40,8 @@ def _pointers(name: str, targets: Sequence[str]) -> str:
 
 
 def text_table(name: str, texts: Sequence[str], function: str = "") -> str:
-    """An array @name of pointers to strings; as a template, with PREFIX_FUNCTION_count and
-    PREFIX_FUNCTION_name, where there is a `function`."""
+    """An array @name of pointers to strings. With a `function`, also a template of
+    PREFIX_FUNCTION_count and PREFIX_FUNCTION_name, which read it."""
     table = _strings(name, texts)
     if not function:
         return table
@@ -65,7 +65,7 @@ def _strings(name: str, texts: Sequence[str]) -> str:
 
 
 def _value(name: str, array: ArrayInfo) -> tuple[str, str]:
-    """(the struct's initializer, what it points to)."""
+    """The initializer of an array's description, and the constants that it points to."""
     sizes = [size if isinstance(size, int) else -1 for size in array.shape]
     entries = ", ".join(f"i64 {size}" for size in sizes)
     body = f"[{entries}]" if sizes else "zeroinitializer"
@@ -80,7 +80,7 @@ def _value(name: str, array: ArrayInfo) -> tuple[str, str]:
 
 
 def value_table(name: str, arrays: Sequence[ArrayInfo]) -> str:
-    """An array @name of %bessemer.value, which describe arrays."""
+    """An array @name of %bessemer.value, one for each of the arrays."""
     parts = [_value(f"{name}.{index}", array) for index, array in enumerate(arrays)]
     entries = ", ".join(entry for entry, _ in parts)
     body = f"[{entries}]" if parts else "zeroinitializer"
@@ -89,7 +89,8 @@ def value_table(name: str, arrays: Sequence[ArrayInfo]) -> str:
 
 
 def entry_function(function: str, table: str, kind: str, count: int) -> str:
-    """A template of PREFIXfunction(i32), a pointer to entry i; null outside the table."""
+    """A template of PREFIXfunction(i32 i), which returns a pointer to entry i; null outside of the
+    table."""
     found = f"getelementptr [{count} x {kind}], ptr @{table}, i32 0, i64 %wide"
     finish = f"  %at = {found}\n  ret ptr %at\n"
     if kind == "ptr":

@@ -1,7 +1,7 @@
-"""A model's context as LLVM IR: create, destroy, memory and messages.
+"""Writes the functions that create, configure and destroy a model's context, as LLVM IR.
 
 A context is what one thread needs to run the model: options, weights, thread pool, arena, the last
-message. Nothing else is written, so that any number of contexts run side by side.
+message. Nothing else is written to, so any number of contexts can run at the same time.
 """
 
 from __future__ import annotations
@@ -277,7 +277,8 @@ done:
 
 
 def number_of(function: str, kind: str, field: str) -> str:
-    """A template of PREFIX_function, which gives a number of the context's; 0 without a context."""
+    """A template of PREFIX_function(context), which returns one of the context's numbers; 0 without
+    a context."""
     return f"""
 define {kind} @${{prefix}}_{function}(ptr %context) $baseline {{
 entry:
@@ -326,7 +327,7 @@ INTERFACE = (
     + number_of("needed_bytes", "i64", "context.needed")
     + number_of("threads", "i32", "options.threads")
 )
-"""What C and the runtime call."""
+"""The functions that C programs and the runtime call."""
 
 TEXT = (
     _DECLARATIONS

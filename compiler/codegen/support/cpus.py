@@ -1,8 +1,9 @@
-"""How many processors this process may use, as LLVM IR: the default number of threads.
+"""Writes a function that counts the processors that this process may use, as LLVM IR: the default
+number of threads.
 
-The smaller of two: the processors in the thread's affinity mask, and the control group's CPU quota,
-rounded up. Version 2 of the control groups has a quota file in every folder from the process's own
-up to the root; version 1 has it, in a container, at one fixed place.
+It is the smaller of two numbers: the processors in the thread's affinity mask, and the control
+group's CPU quota, rounded up. Version 2 of control groups has a quota file in every folder from the
+process's own up to the root; version 1 has one, which in a container is at a fixed path.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What an artifact says of its model, as LLVM IR: a table of facts, and functions that read it.
+"""Writes the description of an artifact's model as LLVM IR: a table of facts, and functions that
+read it.
 
-The functions differ between artifacts by their prefix only (see `interface_text` in support.py).
+The functions of two artifacts differ only in their prefix (see `interface_text` in support.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FACTS = Layout(
 
 
 def facts_text(signature: Signature) -> str:
-    """A template of the table @bessemer_facts and what it points to."""
+    """A template of the table @bessemer_facts and of the constants that it points to."""
     counts = (
         signature.format,
         len(signature.inputs),
@@ -57,7 +58,7 @@ def facts_text(signature: Signature) -> str:
 
 
 def _fact(function: str, kind: str, field: str) -> str:
-    """A template of PREFIX_function(), one of the facts."""
+    """A template of PREFIX_function(), which returns one of the facts."""
     return f"""
 define {kind} @${{prefix}}_{function}() $baseline {{
   %facts = getelementptr i8, ptr @bessemer_facts, i64 0
@@ -68,7 +69,7 @@ define {kind} @${{prefix}}_{function}() $baseline {{
 
 
 def _listed(function: str, kind: str, table: str, count: str) -> str:
-    """A template of PREFIX_function(i32), an entry of a table; null outside of it."""
+    """A template of PREFIX_function(i32), which returns an entry of a table; null outside of it."""
     found = "  ret ptr %at\n"
     if kind == "ptr":
         found = "  %entry = load ptr, ptr %at\n  ret ptr %entry\n"
@@ -107,4 +108,4 @@ INTERFACE = "".join(
         _fact("required_cpu", "ptr", "features"),
     )
 )
-"""What C and the runtime call."""
+"""The functions that C programs and the runtime call."""

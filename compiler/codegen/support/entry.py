@@ -1,16 +1,17 @@
-"""PREFIX_python_N as LLVM IR: the entry by which CPython calls a model.
+"""Writes PREFIX_python_N, the function by which CPython calls a model, as LLVM IR.
 
     PyObject *PREFIX_python_N(PyObject *objects, PyObject *const *arguments, Py_ssize_t count,
                               PyObject *keywords)
 
-runtime/entry.py makes the tables that it works on and explains what it is for. Nothing of Python is
-named here but places in structs: of PyObject the type, of NumPy's array object (whose layout is
-part of NumPy's binary interface) data, rank, shape, dtype and flags, of its dtypes the eight bytes
-that tell kind, byte order and number. The runtime checks them.
+runtime/entry.py makes the tables that it reads, and says why there is such a function. The code
+knows nothing of Python except offsets in structs: the type in PyObject; data, rank, shape, dtype
+and flags in NumPy's array object (whose layout is part of NumPy's binary interface); and the eight
+bytes of a dtype that hold its kind, byte order and number. The runtime checks all of these.
 
-Python code can run inside two of the calls: looking a name up in a dictionary (keys may compare
-as they like) and making a list (destructors of collected garbage). So the inputs are owned from the
-moment they are found, and the plan's generation is compared once more before it is believed.
+Two of the calls can run Python code: looking a name up in a dictionary (keys may define how they
+compare) and making a list (garbage collection runs destructors). So the function owns references to
+the inputs from the moment it finds them, and compares the plan's generation once more before using
+the plan.
 """
 
 from __future__ import annotations
@@ -226,7 +227,8 @@ define ptr @${prefix}_python_$version(
 
 
 def sizes_after_text(signature: Signature) -> str:
-    """`void PREFIX_sizes_after(ptr dims)`: puts what else `sizes_after` has behind the symbols."""
+    """`void PREFIX_sizes_after(ptr dims)`, which stores the other sizes of `sizes_after` behind the
+    symbols."""
     writer, known = StraightCode(signature.symbols, checks=False), len(signature.symbols)
     for number, size in enumerate(sizes_after(signature)[known:], known):
         register = writer.sizes.value(parse_size(size))

@@ -1,10 +1,12 @@
-"""What Python's entry to a model takes and makes, as LLVM IR: the inputs' and the outputs' arrays.
+"""Writes the part of the entry for CPython that checks input arrays and makes output arrays, as
+LLVM IR.
 
     i1 bessemer_python_inputs(ptr objects, ptr words, ptr given, ptr values, ptr data)
     ptr bessemer_python_outputs(ptr objects, ptr words, ptr data, ptr room)
     void bessemer_python_release(ptr words, ptr values, i64 count)
 
-entry.py has the structs, and calls these; entry_blocks.py has the memory of large outputs.
+entry.py defines the structs and calls these functions; entry_blocks.py has the memory of large
+outputs.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The memory of large outputs in Python's entry to a model, as LLVM IR.
+"""Writes the part of the entry for CPython that manages the memory of large outputs, as LLVM IR.
 
     ptr bessemer_python_block(ptr objects, ptr words, i64 bytes)
     ptr bessemer_python_start(ptr block)
     ptr bessemer_python_view(ptr objects, ptr words, ptr dtype, ptr row, ptr block)
 
-entry.py has the structs.
+entry.py defines the structs.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The outputs of Python's entry to a model whose size the data decides, as LLVM IR.
+"""Writes the part of the entry for CPython that returns outputs whose size the data decides, as
+LLVM IR.
 
     i1 bessemer_python_late(ptr objects, ptr words, ptr data, ptr dims, ptr room, ptr list)
 
-puts arrays into the list: of the blocks that stand there where the run has written into these, and
-elsewhere copies of what it has placed in the arena; false with Python's error set where there is no
-memory. A row of such an output (`late_row` in runtime/entry.py) never changes, so that another
-thread's plan may come in the meantime.
+stores arrays to the list. If the run has written an output to the block that the list holds for it,
+the array is a view of that block; else it is a copy of what the run has left in the arena. Returns
+false with Python's error set if there is no memory. The description of such an output (`late_row`
+in runtime/entry.py) never changes, so another thread's plan may be installed in the meantime.
 
-How many bytes the next run's get is an eighth more than now, for outputs that grow from run to run.
-A block of more than twice the bytes is not worth holding: what it has is copied.
+The next run gets an eighth more bytes than this one needed, for outputs that grow from run to run.
+If a block has more than twice the bytes that are used, they are copied and the block is freed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The structs of the support code, by field name: what their IR calls by number.
+"""The structs of the support code, with names for the fields, which LLVM IR only numbers.
 
-Its texts have one instruction more than LLVM IR, the load of a field:
+Texts of the support code have one instruction more than LLVM IR, the load of a field:
 
     %own = field words.Py_IncRef, %words    the field Py_IncRef of the %bessemer.words at %words
 
-The address of a field, to store it or for an atomic access, is a getelementptr with $STRUCT_FIELD.
+To store a field or access it atomically, a getelementptr with $STRUCT_FIELD gives its address.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Layout:
         return -(-end // 8) * 8
 
     def places(self) -> dict[str, str]:
-        """NAME_FIELD -> the getelementptr indices of that field, for text templates."""
+        """By NAME_FIELD, the getelementptr indices of that field, for text templates."""
         return {
             f"{self.name}_{field}": f"i32 0, i32 {index}"
             for index, (field, _) in enumerate(self.fields)
@@ -44,7 +44,8 @@ class Layout:
 
 
 def expand_fields(text: str, layouts: Iterable[Layout]) -> str:
-    """The text with its loads of fields as LLVM IR; that of `%own` has its address in `%own.field`.
+    """The text with its `field` instructions as LLVM IR. The address of the field that is loaded
+    into `%own` is then in `%own.field`.
 
     Raises KeyError for a field that no layout has.
     """
@@ -66,7 +67,7 @@ def expand_fields(text: str, layouts: Iterable[Layout]) -> str:
 
 
 def _sizes(kind: str) -> tuple[int, int]:
-    """(size, alignment) in bytes of a field's type."""
+    """(size, alignment) of a field's type, in bytes."""
     if kind.startswith("["):
         count, element = kind.strip("[]").split(" x ")
         size, alignment = _sizes(element)

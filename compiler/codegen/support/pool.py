@@ -1,7 +1,8 @@
-"""The life of a context's thread pool, as LLVM IR over pthreads.
+"""Writes the functions that start and stop a context's thread pool, as LLVM IR over pthreads.
 
-The pool starts at the first parallel call and ends with the context. A child of fork finds the pool
-of another process and forgets it; its next parallel call starts its own.
+The pool starts at the first parallel call and ends with the context. After a fork, the child finds
+that the pool belongs to another process and forgets it; the child's next parallel call starts a new
+one.
 """
 
 from __future__ import annotations

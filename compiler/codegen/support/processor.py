@@ -150,14 +150,15 @@ def architecture(triple: str) -> str:
 
 
 def baseline(triple: str) -> str:
-    """The function attributes that restrict the support code to the oldest processor."""
+    """The function attributes that restrict the support code to the oldest processor of the
+    architecture."""
     if architecture(triple) == "x86_64":
         return 'nounwind "target-cpu"="x86-64" "target-features"="+sse2"'
     return 'nounwind "target-cpu"="generic" "target-features"="+neon"'
 
 
 def pause(triple: str) -> str:
-    """The instruction that tells the processor that this thread only waits."""
+    """The instruction that tells the processor that this thread is only waiting."""
     if architecture(triple) == "x86_64":
         return "call void @llvm.x86.sse2.pause()"
     return "call void @llvm.aarch64.hint(i32 1)"
@@ -197,7 +198,8 @@ def _fits(checks: str, end: str) -> str:
 
 
 def _x86_checks(features: list[str]) -> Iterable[str]:
-    """Blocks that leave for %no where the highest leaf, a cpuid bit or a saved state is missing."""
+    """Blocks that branch to %no if the highest leaf of cpuid is too low, or a feature or saved
+    state is missing."""
     masks: dict[tuple[int, int, str], int] = {}
     state = 0
     for feature in features:

@@ -1,7 +1,7 @@
-"""A run as LLVM IR: checks the arguments, finds a workspace, calls the body of a graph.
+"""Writes a run as LLVM IR: it checks the arguments, finds memory, and calls a graph's run body.
 
-A model has one graph, whose functions bear its prefix; a training library has several
-(library.py), whose functions are its own.
+A model has one graph, whose functions have the model's prefix. A training library has several
+(library.py), whose functions have prefixes of their own.
 """
 
 from __future__ import annotations
@@ -272,7 +272,8 @@ TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _LAT
 
 
 def graph_text(body: Body) -> str:
-    """What a run needs to know about a body's graph: BODY_graph, and what it points to."""
+    """@BODY_graph, the table of what a run must know about a body's graph, and the constants that
+    it points to."""
     signature = body.signature
     flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
     kind = f"[{len(signature.outputs)} x i8]"
@@ -290,7 +291,7 @@ def graph_text(body: Body) -> str:
 
 
 def run_text(name: str, linkage: str = "") -> str:
-    """A template of a graph's own NAME_run."""
+    """A template of NAME_run, which runs one graph."""
     return f"""
 define {linkage}i32 @{name}_run(
   ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
@@ -305,4 +306,4 @@ define {linkage}i32 @{name}_run(
 
 
 INTERFACE = "@${prefix}_graph = external hidden constant %bessemer.graph\n" + run_text("${prefix}")
-"""What C and the runtime call."""
+"""The functions that C programs and the runtime call."""

@@ -1,7 +1,8 @@
-"""The strings that a model knows, in its artifact: PREFIX_string and PREFIX_string_id.
+"""Writes the table of the strings that a model knows, and PREFIX_string and PREFIX_string_id, which
+read it.
 
-The texts lie one after the other, each ended by a zero. `starts` says where each begins; `order`
-lists their places by their bytes, for a search that halves what is left.
+The texts lie one after the other, each ended by a zero. `starts` has the begin of each; `order`
+lists their numbers sorted by bytes, for binary search.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ def _by_bytes(texts: Sequence[bytes]) -> list[int]:
 
 
 def step_texts(strings: Strings) -> list[tuple[str, str, str]]:
-    """What is done before a run: results, their maker's attributes as JSON, and whose step it is.
+    """For each step before a run: a line "results = operator(inputs)", its attributes as JSON, and
+    the node that it comes from.
 
-    The JSON has no slash, which could begin or end a C comment.
+    The JSON contains no slash, which could begin or end a C comment.
     """
     return [
         (

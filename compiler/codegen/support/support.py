@@ -109,9 +109,8 @@ look:
 
 
 def support_text(signature: Signature) -> str:
-    """LLVM IR of the model's own support: what the C API is told, and what the run body calls;
-    joins the model's own functions. Raises as `runtime_text`.
-    """
+    """The LLVM IR of the model's own support code, which is added to the model's functions: the
+    description for the C API, and what the run body calls. Raises as `runtime_text`."""
     body = Body(signature.prefix, signature, is_public=True)
     table = "" if signature.strings is None else string_table(signature.strings)
     return runtime_text(signature, [body], entry.sizes_after_text(signature) + table)
@@ -187,7 +186,7 @@ _HEAD = re.compile(
 
 @lru_cache(maxsize=16)
 def declarations(template: str) -> str:
-    """Those of the hidden functions that a template defines, and of what it declares itself."""
+    """Declarations of the hidden functions that a template defines or declares."""
     found = (head["own"] or head["foreign"] for head in _HEAD.finditer(template))
     return "".join(f"declare {' '.join(head.split())}\n" for head in found)
 
@@ -204,7 +203,7 @@ def _filled(template: str, triple: str, own: Mapping[str, str | int]) -> str:
 
 
 def _unfit(features: Sequence[str]) -> str:
-    """What an artifact says of the wrong processor."""
+    """The message of an artifact on a processor that lacks features."""
     unfit = f"the processor lacks one of: {', '.join(features)}"
     if "amx-tile" in features:
         unfit += (
@@ -215,7 +214,7 @@ def _unfit(features: Sequence[str]) -> str:
 
 
 def _names() -> dict[str, str | int]:
-    """What the templates leave open, beside what differs between artifacts."""
+    """The values of names in the templates that are the same for all artifacts."""
     names: dict[str, str | int] = {
         "message_bytes": MESSAGE_BYTES,
         # Writes a formatted text into %message.

@@ -1,1 +1,1 @@
-"""What a training library has beside that: steps, state and checkpoints."""
+"""Writes what a training library has in addition to a model: steps, state and checkpoints."""

@@ -1,8 +1,9 @@
-"""PREFIX_load as LLVM IR: the state out of a checkpoint, all of it or nothing.
+"""Writes PREFIX_load, which reads the whole state from a checkpoint or leaves it unchanged, as LLVM
+IR.
 
-The file is mapped; every array is found, and its type, shape and place checked, before the first
-one is copied. Checkpoints of the Python Trainer are read as well: what more they hold (the best
-state, the history) is passed over. The number of steps is in a JSON text that is a string of the
+The file is mapped. Every array is found, and its type, shape and offset checked, before the first
+one is copied. Checkpoints of the Python Trainer can be read too; what else they contain (the best
+state, the history) is ignored. The number of steps is in a JSON text that is a string in the
 header's JSON, where quotes are escaped.
 """
 

@@ -1,9 +1,9 @@
-"""PREFIX_save as LLVM IR: the state as a safetensors file, whole or not at all.
+"""Writes PREFIX_save, which writes the state to a safetensors file atomically, as LLVM IR.
 
-The header of the file is known at compile time but for the number of steps, for which 20 characters
-are left. The file is written beside its place, synchronized, and renamed. Its name there is always
-the same, so that what a killed process has left is removed: who holds a lock on the folder has that
-name, others take one of their own.
+The file's header is known at compile time except for the number of steps, for which 20 characters
+are reserved. The file is written beside its place, synchronized, and renamed. Its temporary name is
+always the same, so that what a killed process has left is removed. The process that holds a lock on
+the folder uses that name; others use names of their own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A reader of JSON as LLVM IR: it finds a key of an object, and compares and reads the value.
+"""Functions that read JSON, as LLVM IR: they find a key of an object, and compare or read its
+value.
 
-A text lies between two pointers and need not end with a zero. Nothing is allocated. A null pointer
-stands for a value that is missing, or for text that is not JSON.
+A text is given by two pointers, to its begin and end, and need not end with a zero. Nothing is
+allocated. A null pointer stands for a value that is missing, and for text that is not JSON.
 """
 
 from __future__ import annotations

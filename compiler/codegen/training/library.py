@@ -1,8 +1,9 @@
-"""A training library as LLVM IR: several graphs over one block of state, with a C API around them.
+"""Writes a training library as LLVM IR: several graphs that share one state, with a C API around
+them.
 
-The graphs are a step of training, the evaluation of a batch, and the network alone. Each has a body
-as a model has one (run.py); they share context, threads, arena and weights. The state (parameters,
-running statistics, the optimizer's slots) belongs to the context. The step reads and writes it in
+The graphs are a step of training, the evaluation of a batch, and the network alone. Each has a run
+body like a model's (run.py); they share context, threads, arena and weights. The state (parameters,
+running statistics, the optimizer's arrays) belongs to the context. The step reads and writes it in
 place; a step that fails leaves it as it was. After PREFIX_init nothing is allocated.
 """
 
@@ -59,7 +60,7 @@ EXPORTS = (
 
 
 def library_text(signature: Signature, library: Library) -> str:
-    """LLVM IR of everything in the library but the graphs' own functions."""
+    """The LLVM IR of the whole library except the graphs' own functions."""
     tables = _tables(library)
     texts = (tables, INTERFACE, WRITING, READING, calls_text(library))
     return runtime_text(
@@ -110,7 +111,7 @@ def _tables(library: Library) -> str:
 
 
 def _in_json(name: str) -> str:
-    """A name as JSON has it between quotes, and as safetensors writes it."""
+    """A name between quotes, escaped as safetensors escapes it."""
     escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return "".join(
         escapes.get(char, f"\\u{ord(char):04x}" if ord(char) < 32 else char) for char in name

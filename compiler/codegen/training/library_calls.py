@@ -1,4 +1,5 @@
-"""The calls of a training library, as LLVM IR: they put a graph's arrays together and run it."""
+"""Writes the functions of a training library that run a graph, as LLVM IR: they collect its arrays
+first."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ def calls_text(library: Library) -> str:
 
 
 def _sizes(part: Part, name: str) -> str:
-    """The graph's dims, `%name`, from the library's."""
+    """Code that fills `%name`, the dims of a graph, from those of the library."""
     symbols = len(part.body.signature.symbols)
     lines = [f"  %{name} = alloca [{symbols + 1} x i64]\n"]
     for place, number in enumerate(part.dims):
@@ -27,7 +28,8 @@ def _sizes(part: Part, name: str) -> str:
 
 
 def _reserve(library: Library) -> str:
-    """PREFIX_reserve: an arena that is large enough for all three, and the threads."""
+    """PREFIX_reserve, which allocates an arena that is large enough for all three graphs, and
+    starts the threads."""
     parts = [
         "  %refusal = call i32 @bessemer_check_dims(\n"
         f"    ptr %context, ptr %dims, i32 {len(library.step.dims)}\n  )\n"
@@ -83,7 +85,8 @@ go:
 
 
 def _inputs(part: Part, name: str, given: int, extra: int = 0) -> str:
-    """%inputs: the caller's arrays, room for `extra` ones, the state."""
+    """Code that fills %inputs: `given` arrays of the caller, room for `extra` ones, then the
+    state."""
     count = given + extra + len(part.reads)
     return f"""  %inputs = alloca [{max(count, 1)} x ptr]
   call void @llvm.memcpy.p0.p0.i64(ptr %inputs, ptr %batch, i64 {8 * given}, i1 false)
@@ -95,7 +98,8 @@ def _inputs(part: Part, name: str, given: int, extra: int = 0) -> str:
 
 
 def _run(part: Part) -> str:
-    """%status: runs the graph in the context's arena, which does not grow."""
+    """Code that runs the graph in the context's arena, which does not grow; the result is
+    %status."""
     return f"""{_sizes(part, "sizes")}
   %arena = field context.arena, %context
   %bytes = field context.arena_bytes, %context
@@ -106,7 +110,8 @@ def _run(part: Part) -> str:
 
 
 def _outputs(library: Library, part: Part, name: str) -> str:
-    """%outputs: places for the results, then the state that is written."""
+    """Code that fills %outputs: places for the results, then the arrays of the state that are
+    written."""
     results = len(library.results)
     lines = [
         f"  %outputs = alloca [{results + len(part.writes)} x ptr]\n",
@@ -139,12 +144,12 @@ _KINDS = {"float32": "float", "float16": "half", "int64": "i64", "int32": "i32",
 
 
 def can_be_result(info: ArrayInfo) -> bool:
-    """Whether the library can hand an array to its caller as a number."""
+    """Whether the array is one number that the library can return as a double."""
     return info.dtype in _WIDENED and all(size == 1 for size in info.shape)
 
 
 def _results(library: Library) -> str:
-    """The results as doubles, if there are any and the caller wants them."""
+    """Code that converts the results to doubles, if there are any and the caller wants them."""
     lines = [
         "  %no_results = icmp eq ptr %results, null\n"
         "  %fine = icmp eq i32 %status, 0\n"

@@ -1,4 +1,4 @@
-"""The parts of a training library's C API that are the same for all networks, as LLVM IR."""
+"""Writes the part of a training library's C API that is the same for all networks, as LLVM IR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training library consists of: its graphs, its state, its results."""
+"""Describes a training library: its graphs, its state, its results."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ SAFETENSORS = {
 
 @dataclass(frozen=True, eq=False)
 class StateArray:
-    """A part of the state; `initial` is where it begins among the weights, -1 for zeros."""
+    """An array of the state. `initial` is where its initial value begins among the weights, in
+    bytes; -1 for zeros."""
 
     info: ArrayInfo
     initial: int
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """The array's size in bytes."""
         return prod(int(size) for size in self.info.shape) * _BYTES[self.info.dtype]
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of the graphs. `reads` are the numbers of the state's arrays that come last among its
-    inputs, `writes` of those that come after the results among its outputs, in order; `dims` says
-    for each of its symbols which of the library's dims it is."""
+    """One of the graphs.
+
+    `reads` are the numbers of the state's arrays that are its last inputs, `writes` those of the
+    arrays that are its last outputs, behind the results. `dims` has the number of the library's dim
+    for each of its symbols.
+    """
 
     body: Body
     reads: tuple[int, ...]
@@ -49,12 +53,12 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """What is in a training library, beside its signature: inputs are a batch, outputs the
+    """A training library without its signature, whose inputs are a batch and whose outputs are the
     prediction.
 
-    `results` are the loss and the metrics. `targets` counts the arrays of a batch that a prediction
-    does not want. `steps` is the number of steps made at first. `checkpoint` is how a checkpoint
-    begins, before and after the 20 characters of the number of steps; the state follows in the
+    `results` counts the loss and the metrics, `targets` the arrays of a batch that a prediction
+    does not need. `steps` is the initial number of steps. `checkpoint` is the begin of a
+    checkpoint, before and after the 20 characters of the number of steps; the state follows in the
     order of `file_order`.
     """
 
@@ -69,12 +73,12 @@ class Library:
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
-        """The three graphs."""
+        """The three graphs: step, evaluation, prediction."""
         return self.step, self.evaluation, self.prediction
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Where the arrays lie in the state, and where it ends."""
+        """The byte offsets of the arrays in the state, and the end of the state."""
         found = [0]
         for array in self.state:
             found.append(found[-1] + -(-array.bytes // ALIGNMENT) * ALIGNMENT)
@@ -82,11 +86,12 @@ class Library:
 
     @property
     def file_order(self) -> tuple[int, ...]:
-        """The order of the state in a checkpoint: see `in_file_order`."""
+        """The order of the state's arrays in a checkpoint: see `in_file_order`."""
         return in_file_order([array.info for array in self.state])
 
 
 def in_file_order(arrays: Sequence[ArrayInfo]) -> tuple[int, ...]:
-    """The places of arrays in a checkpoint, wide elements first: all lie aligned there."""
+    """The numbers of the arrays in the order of a checkpoint: wide elements first, so that all are
+    aligned."""
     order = sorted(range(len(arrays)), key=lambda k: (-_BYTES[arrays[k].dtype], arrays[k].name))
     return tuple(order)

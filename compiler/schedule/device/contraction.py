@@ -82,8 +82,7 @@ def lower_device_contraction(
     group: Group, grouping: Grouping, lowering: DeviceLowering
 ) -> list[DeviceLaunch] | None:
     """The launches for a group with an anchor. None if plain loops have to compute it: products
-    with a vector, depthwise convolutions, types that the machine does not multiply, and left
-    operands that do not lie in memory."""
+    with a vector, depthwise convolutions, types or left operands that do not suit."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     if is_depthwise(anchor) or _sum_type(anchor) is None or _is_thin(anchor):
@@ -202,8 +201,8 @@ class _Job:
         return choice, self._used(chosen, left, right, memory, operands)
 
     def _boxed(self, node: Node, form: Form, right: Value) -> list[Form]:
-        """The form in which TMA can copy the operands, as a list of one, or empty. Weights have the
-        depth innermost, and both operands cut the depth into the same axes."""
+        """The form in which TMA can copy the operands, as a list of one, or empty: weights have the
+        depth innermost, and both operands cut the depth alike."""
         if not self.target.has_wgmma or node.inputs[0].type.dtype not in (bf16, f16, f32):
             return []
         if node.inputs[0].type.dtype is f32 and self.products == "exact":
@@ -243,7 +242,7 @@ class _Job:
         return replace(form, left=used[0], right=used[1])
 
     def _packed(self, form: Form, right: Value) -> Value:
-        """The packed weight, a constant of the program that is made once for all groups."""
+        """The packed weight: a constant of the program, made once for all groups."""
         groups = dims.product(axis.extent for axis in form.right.batch)
         assert isinstance(groups, int)
         in_parts = form.right.parts != 0

@@ -1,1 +1,1 @@
-"""A model for GPUs as a C library: its tables, the runtime's C text, its header."""
+"""Writes a model for GPUs as a C library: its tables, the runtime as C text, and its header."""

@@ -1,6 +1,6 @@
-"""The C text of a device library: what runs the tables of c_tables.py over libcuda, opened by name.
+"""The C text that calls NVIDIA's driver: libcuda is opened by name.
 
-Only libc and libdl are linked to. The driver's types are written here by hand, as its ABI has them.
+Only libc and libdl are linked. The driver's types are declared here, as its ABI defines them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The C header of a device library, which shares parts with those of processors."""
+"""The C header of a device library. It shares parts with the header of a model for processors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bessemer.runtime.artifact import Signature
 
 
 class DeviceStatus(IntEnum):
-    """What the functions return; the numbers that processors have too are theirs."""
+    """Status codes of the functions; codes that exist for processors have the same numbers."""
 
     OK = 0
     INVALID_ARGUMENT = 1
@@ -91,7 +91,7 @@ const char *${prefix}_metadata(void); /* all of this as JSON */
 
 
 def device_header(signature: Signature, levels: str) -> str:
-    """The header; `levels` names what the library has code for."""
+    """The header's text; `levels` names what the library has code for."""
     text = "".join(
         (_COMMENT, OPENING, _TYPES, LIFE, _RUN, MESSAGES, "\n", COUNTS, _METADATA, CLOSING)
     )

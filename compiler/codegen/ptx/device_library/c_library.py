@@ -1,10 +1,11 @@
-"""A model for GPUs as a shared library: tables and runtime in C, and the program file inside.
+"""Writes a model for GPUs as a shared library: tables and runtime in C, with the program file
+inside.
 
     model.so   linked by the C compiler; needs libc, libdl and, to run, NVIDIA's driver
     model.h    beside it
 
-The file that `bessemer.load` reads lies in it whole, in a section of its own; the tables point at
-the PTX, cubins and weights there.
+The whole file that `bessemer.load` reads is a section of the library; the tables point to the PTX,
+the cubins and the weights in it.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _has_host_steps(forms: Sequence[Form]) -> bool:
 
 
 def levels_of(forms: Sequence[Form]) -> str:
-    """What there is code for, as people read it."""
+    """The levels that there is code for, as text for people."""
     return ", ".join(form.program.signature.target for form in forms)
 
 
@@ -140,8 +141,8 @@ def _shape(name: str, info: ArrayInfo) -> str:
 def save_library(
     forms: Sequence[Form], path: Path, linker: str = "", machine: str = "x86_64"
 ) -> list[Path]:
-    """Writes model.so and model.h; the files. Raises CompileError where the model has what C cannot
-    follow, or there is no C compiler."""
+    """Writes model.so and model.h, and returns their paths. Raises CompileError if the model has
+    control flow or sizes that the data decides, or if there is no C compiler."""
     signature = forms[0].program.signature
     command = linker_command(_ZIG_TARGET[machine], linker)
     header = path.with_suffix(".h")

@@ -1,4 +1,4 @@
-"""The C text of a device library: contexts, from opening the driver to giving everything back."""
+"""The C text that creates and destroys contexts, from opening the driver to freeing all memory."""
 
 from __future__ import annotations
 

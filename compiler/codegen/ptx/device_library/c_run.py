@@ -1,4 +1,4 @@
-"""The C text of a device library: a run, as a graph of the driver that is recorded once."""
+"""The C text of a run, which is a graph of the driver that is recorded once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A device program as C tables for the text of c_driver.py: what is a tuple there is a row here.
+"""Writes a device program as C tables, which the text of c_run.py executes: each step is a row.
 
-Sizes are entries of a `size` function, so that a table holds nothing but numbers:
+Sizes are cases of a function `size`, so that tables hold only numbers:
 
     case 3: return 4*d[0];
 """
@@ -68,7 +68,7 @@ def _c_expression(node: ast.expr, symbols: Sequence[str]) -> str:
 
 
 def c_string(text: str) -> str:
-    """A C string of any text."""
+    """A C string literal of any text."""
     escaped = re.sub(
         rb"[^A-Za-z0-9_.,: ()\[\]=<>/+-]", lambda m: b"\\%03o" % m[0][0], text.encode()
     )
@@ -76,7 +76,7 @@ def c_string(text: str) -> str:
 
 
 def bytes_of(info: ArrayInfo) -> Entry:
-    """The size of an input or output."""
+    """The size in bytes of an input or output."""
     # The other names end with their bits.
     size = _KINDS.get(info.dtype) or int(info.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8
     if all(isinstance(part, int) for part in info.shape):
@@ -85,7 +85,7 @@ def bytes_of(info: ArrayInfo) -> Entry:
 
 
 class Tables:
-    """The C text of one program's tables, under names that end with its number."""
+    """The C text of one program's tables, whose names end with the program's number."""
 
     def __init__(self, program: DeviceProgram, number: int) -> None:
         self.program, self.number = program, number
@@ -124,7 +124,7 @@ class Tables:
         )
 
     def row(self, ptx: str, cubin: str, weights: str, weights_bytes: int) -> str:
-        """The program's own row; the first three are C expressions."""
+        """The row of the program itself. The first three arguments are C expressions."""
         program, n = self.program, self.number
         counts = (program.level, int(program.exact), len(program.kernels), len(program.steps))
         more = len(program.ends), self.faults, len(program.required)

@@ -1,1 +1,1 @@
-"""Contractions and attention: tiles of sums, by multiply-adds, mma and wgmma."""
+"""Writes kernels of tiles, for contractions and attention, by multiply-adds, mma and wgmma."""

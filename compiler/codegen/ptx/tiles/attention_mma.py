@@ -1,15 +1,17 @@
-"""Attention by mma.sync: the scores of some keys at a time, which never leave the registers.
+"""Writes attention by mma.sync (flash attention: Dao et al., arXiv 2205.14135). The scores of one
+tile of keys at a time stay in registers.
 
     copy the queries' tile, and the first keys and values
     for every tile of keys
       wait for its keys and values; copy those of the next
-      scores = queries . keys          then what the score makes of them; beyond the keys -inf
-      new    = max(largest, scores)    a row lies in the lanes of a quad
-      weight = 2^(log2(e) (scores - new));  what has been added up shrinks by 2^(... largest - new)
+      scores = queries . keys          and the pointwise work on them; -inf beyond the last key
+      new    = max(largest, scores)    a row is distributed over the four lanes of a quad
+      weight = 2^(log2(e) (scores - new));  earlier sums are multiplied by 2^(... largest - new)
       sums  += weight;  results += weight . values
     store results / sums
 
-A warp has 16 rows. The sums of the first product lie as the second one wants its left operand.
+A warp has 16 rows. The first product's sums lie in registers as the second product expects its left
+operand.
 """
 
 from __future__ import annotations
@@ -45,17 +47,17 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 STAGES = 2
 _FEW_REGISTERS, _MOST_REGISTERS = 168, 255
 _FEW_NUMBERS = 128
-"""Scores and results of a row up to which few registers do."""
+"""Scores and results of a row for which a thread needs few registers."""
 _TILE, _END = "tile", "tiles.seen"
 
 
 def threads_of(attend: Attend) -> int:
-    """The threads of a block."""
+    """The number of threads of a block."""
     return attend.tile.warps[0] * 32
 
 
 def blocks_of_processor(attend: Attend, target: DeviceTarget) -> int:
-    """Blocks that a processor has registers for."""
+    """The number of blocks for which a processor has registers."""
     tile = attend.tile
     numbers = (tile.depth + tile.columns) * attend.values.buffer.dtype.bytes // 2
     registers = _FEW_REGISTERS if numbers <= _FEW_NUMBERS else _MOST_REGISTERS
@@ -63,7 +65,7 @@ def blocks_of_processor(attend: Attend, target: DeviceTarget) -> int:
 
 
 def padded_depth(extent: int) -> int:
-    """A length of lines whose chunks can be permuted."""
+    """The length of a line of shared memory whose chunks can be permuted, for so many elements."""
     power = 16
     while power < min(extent, 64):
         power *= 2
@@ -72,18 +74,20 @@ def padded_depth(extent: int) -> int:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """Copies that have begun: what each has loaded, and its place in shared memory."""
+    """Copies that have begun. Those of hardware complete by themselves; for others, this has what
+    was loaded, and where it goes in shared memory."""
 
     copies: list[tuple[TileCopy, list[Value | None], Word]]
 
     def deposit(self) -> None:
-        """Puts what is in registers to its place."""
+        """Stores what has been loaded to shared memory."""
         for copy, loaded, place in self.copies:
             copy.deposit(loaded, place)
 
 
 def emit(state: DeviceState, attend: Attend) -> int:
-    """Writes the statement for the block at hand; the bytes of shared memory it takes."""
+    """Writes the statement for the current block. Returns the bytes of shared memory that it
+    takes."""
     narrow = attend.queries.buffer.dtype.bytes < f32.bytes
     block = AttentionBlock(state, attend) if narrow else SplitAttentionBlock(state, attend)
     block.write()
@@ -92,7 +96,7 @@ def emit(state: DeviceState, attend: Attend) -> int:
 
 @dataclass(frozen=True)
 class AttentionBlock(Emitter):
-    """The rows of a block."""
+    """The code for one block of rows."""
 
     state: DeviceState
     attend: Attend
@@ -105,25 +109,25 @@ class AttentionBlock(Emitter):
 
     @cached_property
     def depth(self) -> int:
-        """The queries' depth, padded."""
+        """The padded depth of the first product: elements of a query."""
         extent = self.attend.queries.depth_extent
         assert isinstance(extent, int)
         return padded_depth(extent)
 
     @property
     def keys(self) -> int:
-        """Keys in a tile."""
+        """The number of keys in a tile."""
         return self.attend.tile.depth
 
     @cached_property
     def scores(self) -> MmaProducts:
-        """Queries . keys."""
+        """The first product: queries . keys."""
         contract, _ = self.attend.products
         return self._products(replace(contract, tile=replace(contract.tile, depth=self.depth)))
 
     @cached_property
     def results(self) -> MmaProducts:
-        """Weights . values."""
+        """The second product: weights . values."""
         return self._products(self.attend.products[1])
 
     def _products(self, contract: Contract) -> MmaProducts:
@@ -137,14 +141,14 @@ class AttentionBlock(Emitter):
 
     @cached_property
     def rows(self) -> AttentionRows:
-        """What a lane has of them."""
+        """The part of the rows that a lane has."""
         return AttentionRows(self.state, self.attend, self.threads, self.scores, self.results)
 
     # Shared memory: queries, then stages of keys and values; at the end slabs
 
     @cached_property
     def layouts(self) -> tuple[Layout, Layout, Layout]:
-        """Of queries, keys and values."""
+        """The layouts of the tiles of queries, keys and values."""
         queries, keys = self.scores.layouts()
         return queries, keys, self.results.layouts()[1]
 
@@ -158,12 +162,13 @@ class AttentionBlock(Emitter):
         return max(self.layouts[0].size + STAGES * self.stage_bytes, slabs)
 
     def _stage(self, stage: Word) -> tuple[Word, Word]:
-        """Where keys and values of a stage begin."""
+        """The offsets of a stage's keys and values in shared memory."""
         keys = self.words.add(self.words.mul(stage, self.stage_bytes), self.layouts[0].size)
         return keys, self.words.add(keys, self.layouts[1].size)
 
     def _copies(self) -> tuple[TileCopy, TileCopy, TileCopy]:
-        """Keys are copied as what has their depth along it and goes on from key to key."""
+        """The copies of queries, keys and values. A tile of keys is copied like that of an operand
+        whose depth is the queries', a tile of values like that of one whose depth is the keys."""
         attend = self.attend
         depth = attend.queries.depth_extent
         along = replace(attend.keys, outer=attend.keys.depth, depth=attend.keys.outer)
@@ -206,7 +211,7 @@ class AttentionBlock(Emitter):
     # The block's way over the keys
 
     def write(self) -> None:
-        """All of it."""
+        """Writes the whole block."""
         words, long = self.words, wide(self.writer)
         queries, keys, values = self._copies()
         queries.deposit(queries.fetch(0, 0), 0)
@@ -241,8 +246,8 @@ class AttentionBlock(Emitter):
     def _until(
         self, key_end: Size, tiles: Word, names: list[str], step: Callable[[Word], None]
     ) -> None:
-        """The tiles of the keys that are seen; and of all others, if that was not enough for some
-        row."""
+        """Runs `step` for the tiles up to `key_end`, and for all others if some row has seen no
+        score that outweighs hidden keys."""
         words, state, w = self.words, self.state, self.writer
         state.locals[_TILE] = literal(0, i32)
         seen = words.resized(self.size(dims.ceildiv(key_end, self.keys)))
@@ -271,7 +276,7 @@ class AttentionBlock(Emitter):
         while_loop(state, [*names, _TILE, _END], frozenset(), more, body)
 
     def _fetch(self, keys: TileCopy, values: TileCopy, begin: Word, stage: Word) -> _Fetched:
-        """Begins to copy a tile of keys, from `begin` on, and their values to a stage."""
+        """Begins to copy a tile of keys, from key `begin` on, and their values to a stage."""
         places = self._stage(self.words.rem(stage, STAGES))
         pairs = zip((keys, values), places, strict=True)
         return _Fetched([(copy, copy.fetch(begin, place), place) for copy, place in pairs])
@@ -283,7 +288,7 @@ class AttentionBlock(Emitter):
         self.writer.line(f"call void @llvm.nvvm.{text}")
 
     def _tile(self, keys_at: Word, values_at: Word, first: Word) -> None:
-        """One tile of keys, of which `first` is the first."""
+        """Writes the work on one tile of keys, which begins at key `first`."""
         self.scores.clear()
         self.scores.multiply(0, keys_at)
         weights = self.rows.weights(first)
@@ -301,7 +306,7 @@ class AttentionBlock(Emitter):
             self.results.accumulate(0, j + 1, a, four[2:])
 
     def _packed(self, pair: list[Value]) -> Value:
-        """Two weights as the values' type."""
+        """Two weights in one register, converted to the values' type."""
         w, narrow = self.writer, self.attend.values.buffer.dtype
         name = "bfloat" if narrow is bf16 else "half"
         both = vector_of(w, pair)
@@ -309,7 +314,7 @@ class AttentionBlock(Emitter):
         return w.compute(f"bitcast <2 x {name}> {cut.text} to i32", i32, 1, both.level)
 
     def _store(self) -> None:
-        """Divides by the sums, and stores."""
+        """Divides the results by the sums of the weights, and stores them."""
         words, long = self.words, wide(self.writer)
         self.rows.divide()
         slab = self.results.slab()
@@ -324,7 +329,7 @@ class AttentionBlock(Emitter):
 
 @dataclass(frozen=True)
 class SplitAttentionBlock(AttentionBlock):
-    """The same of float32 numbers, each split into three bf16 numbers where it is multiplied."""
+    """The code for float32 numbers, each split into three bf16 numbers where it is multiplied."""
 
     def _products(self, contract: Contract) -> MmaProducts:
         kind = SplitMmaProducts if contract.sums == self.attend.scores else PairedProducts

@@ -1,7 +1,7 @@
-"""Rows of an attention in the registers of warps: scores, weights, and what has been added up.
+"""Keeps the rows of an attention in registers: scores, weights, and running sums.
 
-A lane has two rows of its warp's sixteen, eight apart, and of those every fourth pair of keys; the
-rest of a row is with the other lanes of its quad.
+A lane has two rows of its warp's sixteen, eight apart. Of each it has every fourth pair of keys;
+the other lanes of its quad have the rest of the row.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bessemer.compiler.ir.types import boolean, f32, i32
 _PAIR = 2
 _LOG2_E = math.log2(math.e)
 _NOTHING = -200.0
-"""Of numbers below, float32 powers of e are 0."""
+"""Powers of e below this are 0 in float32."""
 HALVES = range(2)
 
 
 @dataclass(frozen=True)
 class AttentionRows(Emitter):
-    """The rows of a lane; `scores` and `results` are the sums of both products."""
+    """The rows of a lane. `scores` and `results` are the sums of the two products."""
 
     state: DeviceState
     attend: Attend
@@ -46,17 +46,17 @@ class AttentionRows(Emitter):
 
     @property
     def is_narrow(self) -> bool:
-        """Whether weights are rounded to 16 bits anyway."""
+        """Whether weights will be rounded to 16 bits."""
         return self.attend.values.buffer.dtype.bytes < f32.bytes
 
     def names(self) -> Iterator[str]:
-        """The locals that go from tile to tile of keys."""
+        """The locals whose values are carried from one tile of keys to the next."""
         yield from self.results.names()
         for half in HALVES:
             yield from (self._largest(half), self._sum(half))
 
     def clear(self) -> None:
-        """Before the first tile."""
+        """Sets these locals to their values before the first tile."""
         self.results.clear()
         for half in HALVES:
             self.state.locals[self._largest(half)] = literal(-math.inf, f32)
@@ -69,7 +69,8 @@ class AttentionRows(Emitter):
         return f"{self.attend.scores}.sum.{half}"
 
     def weights(self, first: Word) -> list[list[list[Value]]]:
-        """[half][j]: the weights of a tile of keys, of which `first` is the first, in pairs."""
+        """The weights of the tile that begins at key `first`, as pairs of neighbours: [row of the
+        lane][pair]."""
         blocks = self.attend.tile.depth // 8
         found = []
         for half in HALVES:
@@ -78,14 +79,14 @@ class AttentionRows(Emitter):
         return found
 
     def is_unsure(self) -> Value:
-        """Whether one of the lane's rows has come across no score so far beside which those of
-        hidden keys are nothing."""
+        """Whether one of the lane's rows has seen no score yet that is so large that the weights of
+        hidden keys are 0 beside it."""
         w, limit = self.writer, literal(LOWEST_SCORE / 10, f32)
         low = [compare(w, "ole", self.state.locals[self._largest(half)], limit) for half in HALVES]
         return w.operate("or", boolean, *low)
 
     def divide(self) -> None:
-        """The results by the sums of the weights, when all tiles have been added up."""
+        """Divides the results by the sums of the weights, after the last tile."""
         w, locals_ = self.writer, self.state.locals
         for half in HALVES:
             total = locals_[self._sum(half)]
@@ -104,7 +105,7 @@ class AttentionRows(Emitter):
     # Scores and weights of one of a lane's rows
 
     def _scored(self, j: int, half: int, first: Word) -> list[Value]:
-        """Two neighbouring scores, -inf where there is no such key."""
+        """Two neighbouring scores; -inf beyond the last key."""
         state, attend, w = self.state, self.attend, self.writer
         words, long = self.words, wide(self.writer)
         raw = [state.locals[self.scores.name(0, j, 2 * half + i)] for i in range(_PAIR)]
@@ -132,12 +133,13 @@ class AttentionRows(Emitter):
         return [extract(w, score, i) for i in range(_PAIR)]
 
     def _first_of_pair(self, left: Value) -> Value:
-        """Which of two neighbours are among the `left` ones."""
+        """Which of two neighbours exist, if only `left` keys are left."""
         with self.state.vector_context(Vectors(self.attend.key, _PAIR), 0):
             return first_lanes(self.state, left)
 
     def _row(self, half: int) -> Word:
-        """The row, the last one where there is none: what it reads must be there."""
+        """The number of the row. For rows beyond the end it is the last row's, so that loads stay
+        inside."""
         words, long = self.words, wide(self.writer)
         own = words.add(self.threads.warp_row, words.div(self.threads.lane, 4))
         row = long.add(self.size(self.attend.row_begin), long.resized(words.add(own, 8 * half)))
@@ -148,7 +150,7 @@ class AttentionRows(Emitter):
         return intrinsic(self.writer, "smin", long.value(row), last)
 
     def _weighted(self, scores: list[list[Value]], half: int) -> list[list[Value]]:
-        """The weights; what has been added up before is brought to the same scale."""
+        """The weights of these scores. Earlier sums are brought to the same scale."""
         w, locals_ = self.writer, self.state.locals
         largest = locals_[self._largest(half)]
         for score in (one for pair in scores for one in pair):

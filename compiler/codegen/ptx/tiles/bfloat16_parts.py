@@ -1,13 +1,14 @@
-"""Float32 numbers as three bf16 numbers, for products of matrices.
+"""Splits float32 numbers into three bf16 numbers, for matrix products (Henry, Tang and Heinecke,
+arXiv 1904.06376).
 
     x = p0 + p1 + p2,   |p1| <= 2^-8 |x|,   |p2| <= 2^-16 |x|
 
-So a product is nine products of parts, of which the six large ones are enough. They are added up
-small ones first, for sixteen steps of the depth by themselves, and only then to the sum: matrix
-units cut off what does not fit, so that long sums of theirs are less exact than float32's.
+A product is nine products of parts, of which the six largest are enough. They are added up smallest
+first, for sixteen steps of the depth separately, and only then to the sum: matrix units truncate
+when they add, so that long sums of theirs are less exact than float32's.
 
-Of an infinity, of NaN, and of numbers that a bf16 rounds to infinity, the parts make no sense: sums
-that are not finite are computed again (exact_sums.py).
+The parts of infinities, NaN, and numbers that round to infinity in bf16 are of no use. So sums that
+are not finite are computed again (exact_sums.py).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import boolean, f32, i32
 
 PRODUCTS = ((2, 0), (0, 2), (1, 1), (1, 0), (0, 1), (0, 0))
-"""Which parts of the left and the right number are multiplied, small products first."""
+"""Which part of the left number is multiplied by which of the right one, smallest products
+first."""
 PARTS = 3
 
 
 def split_pair(w: Writer, low: Value, high: Value) -> list[Value]:
-    """The parts of two numbers, each pair in one register."""
+    """The parts of two numbers; each element has that part of both in one register."""
     rest = [low, high]
     found: list[Value] = []
     for part in range(PARTS):
@@ -38,7 +40,7 @@ def split_pair(w: Writer, low: Value, high: Value) -> list[Value]:
 
 
 def _without(w: Writer, pair: Sequence[Value], part: Value) -> list[Value]:
-    """What is left of two numbers; nothing is rounded."""
+    """Two numbers minus a part of each. Nothing is rounded."""
     low = w.compute(f"shl {part.typed}, 16", i32, 1, part.level)
     high = w.compute(f"and {part.typed}, -65536", i32, 1, part.level)
     return [

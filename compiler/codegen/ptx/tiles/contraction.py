@@ -1,4 +1,5 @@
-"""Kernels of tiles: a parallel loop over contractions or attentions, each the work of one block."""
+"""Writes kernels of tiles: a parallel loop over contractions or attentions, each of which is the
+work of one block."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 
 
 def contraction_of(kernel: Kernel) -> tuple[For, Contract] | None:
-    """The loop and the statement of a kernel that is one contraction."""
+    """The loop and the statement of a kernel that is one contraction; None for any other kernel."""
     match kernel.body:
         case (For(kind="parallel", body=(Contract() as contract,)) as loop,):
             return loop, contract
@@ -25,7 +26,8 @@ def contraction_of(kernel: Kernel) -> tuple[For, Contract] | None:
 
 
 def emit_kernel(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
-    """The code of any kernel; InternalError for what has no form on this machine."""
+    """The code of any kernel. Raises InternalError for statements that this machine cannot
+    execute."""
     if contraction_of(kernel) is not None:
         return emit_contraction(kernel, target, mapping)
     match kernel.body:
@@ -62,7 +64,7 @@ def _check_threads(kernel: Kernel, mapping: ThreadMapping, threads: int) -> None
 def emit_contraction(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
     """The code of a kernel that is one contraction.
 
-    Raises InternalError where the machine lacks what the tile's level needs.
+    Raises InternalError if the machine lacks what the tile's level of products needs.
     """
     found = contraction_of(kernel)
     if found is None:

@@ -1,7 +1,7 @@
-"""Sums of products one after the other, in float32, from the operands in memory.
+"""Computes single sums of products again, in float32, from the operands in memory.
 
-Parts of numbers (bfloat16_parts.py) give NaN where there are infinities, or sums come close to
-them. So a sum that is not finite is computed again, as IEEE says it is. That is slow, and rare.
+The parts of bfloat16_parts.py give NaN for infinities and for sums near them. Therefore a sum that
+is not finite is computed again according to IEEE 754. That is slow, but rare.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TOTAL = "exact.{}"
 
 @dataclass(frozen=True)
 class ExactSums(Emitter):
-    """The sums of a contraction of float32 numbers; all numbers are of 64 bits."""
+    """The sums of a contraction of float32 numbers. Indices are 64-bit numbers."""
 
     contract: Contract
 
@@ -65,7 +65,7 @@ class ExactSums(Emitter):
         counted_loop(state, over, names, frozenset(), step)
 
     def _element(self, operand: Operand, outer: Word, depth: Word) -> Value:
-        """An element, 0 outside of the windows."""
+        """An element of an operand; 0 outside of its windows."""
         w, words = self.state.writer, self.words
         at, below = self.unravel(outer, operand.outer), self.unravel(depth, operand.depth)
         batch = [self.size(index) for index in self.contract.batch]

@@ -1,8 +1,9 @@
-"""Contractions by mma.sync: a warp multiplies 16 x 8 matrices, whose rows ldmatrix fetches.
+"""Writes contractions by mma.sync: a warp multiplies 16 x 8 matrices, whose rows ldmatrix loads.
 
-Tiles lie in shared memory as the operands lie in global memory, in 16-byte chunks that are permuted
-within every line, so that eight lines of one chunk come from all banks. A tile that is contiguous
-along its rows or columns is transposed on the way (16-bit types), or read by words (tf32).
+Tiles lie in shared memory in the order of the operands in global memory, in 16-byte chunks that are
+permuted within every line, so that one chunk of eight lines lies in different banks. A tile that is
+contiguous along its rows or columns is transposed by ldmatrix (16-bit types), or loaded word by
+word (tf32).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import bf16, boolean, f32, i32
 
 ROWS, COLUMNS = 16, 8
-"""The sums of one instruction."""
+"""Rows and columns of the sums of one instruction."""
 _QUAD = "{i32, i32, i32, i32}"
 _SUMS = "{float, float, float, float}"
 
@@ -31,17 +32,17 @@ class MmaProducts(Part):
 
     @property
     def bytes(self) -> int:
-        """Of an operand's element."""
+        """Bytes of an operand's element."""
         return self.contract.left.buffer.dtype.bytes
 
     @property
     def step(self) -> int:
-        """The depth of one instruction: two chunks."""
+        """The depth of one instruction in elements: two chunks."""
         return 2 * CHUNK // self.bytes
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Instructions along a warp's rows and columns."""
+        """The number of instructions along a warp's rows and along its columns."""
         tile = self.contract.tile
         return (
             tile.rows // tile.warps[0] // ROWS,
@@ -68,8 +69,8 @@ class MmaProducts(Part):
         )
 
     def name(self, i: int, j: int, part: int) -> str:
-        """The local with a lane's sum number `part` of a 16 x 8 matrix: two neighbours of one row,
-        then two of the row eight further."""
+        """The local with number `part` of a lane's four sums of a 16 x 8 matrix: two neighbours of
+        one row, then two of the row eight further."""
         return f"{self.contract.sums}.{i}.{j}.{part}"
 
     def clear(self) -> None:
@@ -88,7 +89,7 @@ class MmaProducts(Part):
                     self.accumulate(i, j + 1, a[i], four[2:])
 
     def accumulate(self, i: int, j: int, a: list[Value], b: list[Value]) -> None:
-        """One instruction."""
+        """Writes one instruction."""
         w, locals_ = self.state.writer, self.state.locals
         name = f"llvm.nvvm.mma.m16n8k{self.step}.row.col.{self._kind()}"
         names = [self.name(i, j, part) for part in range(4)]
@@ -115,7 +116,8 @@ class MmaProducts(Part):
     # Fragments
 
     def _left(self, at: Layout, tile: Word, i: int, step: int) -> list[Value]:
-        """16 rows x one step: quarters of 8 rows x 16 bytes, down first."""
+        """The registers with 16 rows x one step: four matrices of 8 rows x 16 bytes, numbered down
+        first."""
         words, lane = self.words, self.threads.lane
         if self.left == "depth":
             line = words.add(self.threads.warp_row, words.rem(lane, 16))
@@ -129,7 +131,8 @@ class MmaProducts(Part):
         return self._matrices(at, tile, line, step * 16, chunk, transposed=True)
 
     def right_part(self, at: Layout, tile: Word, j: int, step: int) -> list[Value]:
-        """16 columns x one step: quarters of 8 columns x 16 bytes, along the depth first."""
+        """The registers with 16 columns x one step: four matrices of 8 columns x 16 bytes, numbered
+        along the depth first."""
         words, lane = self.words, self.threads.lane
         if self.right == "depth":
             own = words.add(words.rem(lane, 8), words.mul(words.div(lane, 16), 8))
@@ -146,9 +149,9 @@ class MmaProducts(Part):
     def _matrices(
         self, at: Layout, tile: Word, line: Word, further: int, chunk: Word, transposed: bool
     ) -> list[Value]:
-        """Four matrices of 8 lines x 16 bytes; each lane says where one line is: `chunk` of the
-        line `line + further`. `further`, a multiple of 8, does not change how chunks are permuted,
-        so it becomes a displacement."""
+        """Loads four matrices of 8 lines x 16 bytes by ldmatrix. Each lane gives the address of one
+        line: `chunk` of line `line + further`. Since `further` is a multiple of 8, the permutation
+        does not depend on it, and it becomes a displacement."""
         w, words = self.state.writer, self.words
         own = at.chunk(words, line, chunk)
         place = shared_memory.place(w, words.add(tile, own), further * at.pitch)
@@ -161,7 +164,8 @@ class MmaProducts(Part):
     def _by_words(
         self, at: Layout, tile: Word, own: Word, outer: int, step: int, left: bool
     ) -> list[Value]:
-        """The same for words of lines along rows or columns: lane (g, t) wants row g of depth t."""
+        """The same registers, loaded word by word from lines along rows or columns: lane (g, t)
+        takes row g at depth t."""
         words, lane = self.words, self.threads.lane
         depth = words.add(words.rem(lane, 4), step * 8)
         place = words.add(words.add(own, words.div(lane, 4)), outer)

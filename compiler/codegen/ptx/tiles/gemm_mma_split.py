@@ -1,8 +1,8 @@
-"""Products of float32 numbers by mma.sync of bf16: every number is split into three.
+"""Multiplies float32 numbers by mma.sync of bf16: every number is split into three.
 
-Tiles lie in shared memory as float32; a warp splits what it has loaded. A lane has every fourth
-element of the depth, not pairs of neighbours as the instruction counts them: as it is so for both
-sides, only the order of the products is another.
+Tiles are float32 in shared memory; a warp splits what it has loaded. A lane takes every fourth
+element of the depth instead of pairs of neighbours, for both operands: that only changes the order
+of the products.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import boolean, f32
 
 DEPTH = 16
-"""Of one instruction."""
+"""The depth of one instruction in elements."""
 
 _SUMS = "{float, float, float, float}"
 _NAME = "llvm.nvvm.mma.m16n8k16.row.col.bf16"
@@ -49,12 +49,12 @@ class SplitMmaProducts(MmaProducts):
                         self.add_products(i, j + further, a[i], b)
 
     def _left_parts(self, two: list[list[Value]]) -> list[list[Value]]:
-        """[part]: the four registers of 16 rows x 16 steps."""
+        """For each part: the four registers with 16 rows x 16 steps."""
         pairs = [self._split(step[row], step[2 + row]) for step in two for row in range(2)]
         return [list(part) for part in zip(*pairs, strict=True)]
 
     def _right_parts(self, two: list[list[Value]]) -> list[list[Value]]:
-        """[part]: the two registers of 8 columns x 16 steps."""
+        """For each part: the two registers with 8 columns x 16 steps."""
         pairs = [self._split(step[0], step[1]) for step in two]
         return [list(part) for part in zip(*pairs, strict=True)]
 
@@ -80,15 +80,15 @@ class SplitMmaProducts(MmaProducts):
 
 @dataclass(frozen=True)
 class PairedProducts(SplitMmaProducts):
-    """Products of which the left side is in registers, with pairs of neighbours along the depth, as
-    sums lie there; so the right side must be."""
+    """Products whose left operand are sums in registers, which lie in pairs of neighbours along the
+    depth. So the right operand is loaded in such pairs."""
 
     def _layout(self, operand: Operand, direction: Direction, outer: int) -> Layout:
         found = super()._layout(operand, direction, outer)
         return found if direction == "depth" else replace(found, by_words=False, by_pairs=True)
 
     def paired_part(self, at: Layout, tile: Word, j: int, step: int) -> list[list[Value]]:
-        """[part]: the two registers of 8 columns x 16 steps of the depth."""
+        """For each part: the two registers with 8 columns x 16 steps of the depth."""
         words, lane, w = self.words, self.threads.lane, self.state.writer
         own = words.add(self.threads.warp_column, words.div(lane, 4))
         column = words.add(own, j * COLUMNS)

@@ -1,5 +1,5 @@
-"""A block's way along the depth of a contraction: tiles of both operands go to shared memory some
-stages ahead, and are multiplied when they have come.
+"""Writes a block's loop over the depth of a contraction. The tiles of both operands are copied to
+shared memory some stages ahead, and multiplied when they have arrived.
 
     copy the tiles of the first stages - 1 steps
     for every step
@@ -37,12 +37,13 @@ _ALIGNMENT = 128
 
 
 def threads_of(contract: Contract) -> int:
-    """The threads of a block."""
+    """The number of threads of a block."""
     return contract.tile.warps[0] * contract.tile.warps[1] * 32
 
 
 def emit(state: DeviceState, contract: Contract, emit_store: EmitStore) -> int:
-    """Writes the statement for the block at hand; the bytes of shared memory it takes."""
+    """Writes the statement for the current block. Returns the bytes of shared memory that it
+    takes."""
     threads = _threads(state, contract)
     kind = _products_of(contract)
     products = kind(
@@ -75,7 +76,7 @@ def _threads(state: DeviceState, contract: Contract) -> Threads:
 
 
 def _extents(state: DeviceState, contract: Contract) -> tuple[Word, Word]:
-    """Where the depth begins and ends, in 32 bits."""
+    """The begin and the end of the depth, in 32 bits."""
     whole = contract.left.depth_extent
     begin, end = contract.depth_begin, contract.depth_end
     if end != whole:
@@ -86,7 +87,7 @@ def _extents(state: DeviceState, contract: Contract) -> tuple[Word, Word]:
 
 @dataclass(frozen=True)
 class _Block(Emitter):
-    """One block's tile, from depth `begin` to `end`."""
+    """The code for one block's tile, from depth `begin` to `end`."""
 
     state: DeviceState
     contract: Contract
@@ -97,7 +98,7 @@ class _Block(Emitter):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """The bytes of a stage's tiles."""
+        """The bytes of the left and the right tile of a stage."""
         left, right = self.products.layouts()
         return _aligned(left.size), _aligned(right.size)
 
@@ -106,7 +107,7 @@ class _Block(Emitter):
         return sum(self.sizes)
 
     def sums(self) -> None:
-        """Adds up all products."""
+        """Writes the loop that adds up all products."""
         tile, words = self.contract.tile, self.words
         copies = self._copies()
         steps = words.div(words.add(words.sub(self.end, self.begin), tile.depth - 1), tile.depth)
@@ -210,7 +211,7 @@ class _Block(Emitter):
         self.writer.line(f"call void @llvm.nvvm.cp.async.wait.group(i32 {groups})")
 
     def store(self, emit_store: EmitStore) -> None:
-        """Hands the sums to the contraction's stores."""
+        """Writes the contraction's stores."""
         words, long = self.words, wide(self.writer)
         slab = self.products.slab()
         warp = words.div(self.threads.thread, 32)

@@ -1,9 +1,9 @@
-"""Contractions by fused multiply-adds: every thread has a small matrix of sums.
+"""Writes contractions by fused multiply-adds: every thread has a small matrix of sums.
 
-A warp's lanes stand as 4 x 8. Along an operand that is contiguous along the depth, a lane's rows
-(columns) are every fourth (eighth) one, and four steps of the depth are loaded at once; along one
-that is contiguous the other way, they are four neighbours at a time. Either way the lanes that
-read together read from different banks.
+The lanes of a warp are arranged as 4 x 8. If an operand is contiguous along the depth, a lane has
+every fourth row (or eighth column), and loads four steps of the depth at once. If it is contiguous
+the other way, a lane has groups of four neighbouring rows (or columns). Either way the lanes that
+load together read different banks.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from bessemer.compiler.ir.operands import Operand, Tile
 from bessemer.compiler.ir.types import DType
 
 LANES = (4, 8)
-"""A warp's lanes along rows and columns."""
+"""A warp's lanes along rows and along columns."""
 RUN = 4
 """Neighbours that are loaded at once."""
 
 
 def layout(operand: Operand, direction: Direction, outer: int, depth: int) -> Layout:
-    """A tile's place in shared memory; a line along the depth is padded to change the banks."""
+    """The layout of a tile in shared memory. A line along the depth is padded, to change the
+    banks."""
     bytes_ = operand.buffer.dtype.bytes
     if direction == "outer":
         return Layout(depth, outer, bytes_, swizzled=False)
@@ -47,8 +48,8 @@ def thread_sums(tile: Tile) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Side:
-    """A thread's part of an operand, whose tile begins at `begin` in shared memory: `count` rows
-    (columns), of which `own` is the first. `lanes` are those that a warp has along them."""
+    """A thread's part of an operand whose tile begins at offset `begin` of shared memory: `count`
+    rows (or columns), of which `own` is the first. A warp has `lanes` lanes along them."""
 
     operand: Operand
     layout: Layout
@@ -60,7 +61,7 @@ class _Side:
 
 
 def _width(direction: Direction) -> int:
-    """How many neighbours a lane has at a time."""
+    """The number of neighbouring rows (or columns) that a lane has."""
     return 1 if direction == "depth" else RUN
 
 
@@ -117,7 +118,7 @@ class SimtProducts(Part):
             self.state.locals[name] = w.operate("add", self.kind, total, product)
 
     def _elements(self, side: _Side, start: int) -> list[list[Value]]:
-        """[k][i]: the elements of RUN steps of the depth, for each of the thread's rows."""
+        """The elements of RUN steps of the depth for each of the thread's rows: [step][row]."""
         words, pitch, bytes_ = self.words, side.layout.pitch, side.operand.buffer.dtype.bytes
         if side.direction == "depth":
             base = words.add(side.begin, words.mul(side.own, pitch))
@@ -137,7 +138,7 @@ class SimtProducts(Part):
         return found
 
     def _run(self, operand: Operand, base: Word, displacement: int) -> list[Value]:
-        """RUN neighbours, as numbers of the sums' type."""
+        """RUN neighbours, converted to the type of the sums."""
         state, dtype = self.state, operand.buffer.dtype
         kind = memory_kind(dtype)
         loaded = shared_memory.load(state.writer, base, kind, RUN, displacement)

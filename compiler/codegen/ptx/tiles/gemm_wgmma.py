@@ -1,5 +1,5 @@
-"""Contractions by wgmma: warpgroups multiply 64 x N matrices out of shared memory, and one thread
-of another warpgroup has tensor copies bring them there.
+"""Writes contractions by wgmma: warpgroups multiply 64 x N matrices in shared memory, to which one
+thread of another warpgroup copies them by tensor maps (TMA).
 
     warpgroup 0      for every tile of this block, for every step: wait until the stage is empty,
                      announce its bytes, start the copies of both operands' boxes
@@ -7,9 +7,9 @@ of another warpgroup has tensor copies bring them there.
                      back the stage of the step before, whose products are complete by then;
                      then store the sums
 
-A block takes every so many-th tile; while the sums of one are stored, the first boxes of the next
-one come. Rows of 128 bytes lie in shared memory as the copies permute them, and as the products
-expect them.
+Blocks are persistent: each computes every n-th tile, where n is the number of blocks. While the
+sums of a tile are stored, the first boxes of the next one are copied. Rows of 128 bytes lie in
+shared memory in the permuted order that both the copies and the products use.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 
 WARPGROUP = 128
 _REGISTERS = {2: (40, 232)}
-"""For so many multiplying warpgroups: the registers of a thread that copies, and of one that
-multiplies. The launch gives all threads 168, and what the first give up must be enough."""
+"""By the number of multiplying warpgroups: registers of a thread that copies, and of one that
+multiplies. The launch gives 168 to every thread, so the second take what the first give back."""
 _DONE = "steps.done"
 _SLAB_COLUMNS = (64, 32, 16, 8)
 
 
 def threads_of(contract: Contract) -> int:
-    """The threads of a block."""
+    """The number of threads of a block."""
     return WARPGROUP * (contract.tile.warps[0] + 1)
 
 
@@ -77,7 +77,7 @@ def emit(
 
 @dataclass(frozen=True)
 class _Tile:
-    """The tile at hand: where it begins, and its steps."""
+    """The current tile: where it begins, and its steps."""
 
     row: Word
     column: Word
@@ -102,14 +102,14 @@ class _Kernel(Emitter):
 
     @property
     def groups(self) -> int:
-        """Multiplying warpgroups."""
+        """The number of warpgroups that multiply."""
         return self.contract.tile.warps[0]
 
     # Shared memory: stages of both tiles, slabs, barriers
 
     @property
     def parts(self) -> int:
-        """Parts of numbers, one behind the other in a stage."""
+        """The number of parts of each element, which lie one behind the other in a stage."""
         return PARTS if self.contract.left.parts != 0 else 1
 
     @property
@@ -122,7 +122,7 @@ class _Kernel(Emitter):
 
     @cached_property
     def slab(self) -> Slab:
-        """As wide as there is room for."""
+        """The widest slab for which there is room."""
         room = self.state.device.shared_bytes - self.stages * (
             self.stage_bytes + 2 * barrier_words.BYTES
         )
@@ -141,17 +141,17 @@ class _Kernel(Emitter):
         return self.barriers_at + 2 * self.stages * barrier_words.BYTES
 
     def full(self, stage: Word) -> Word:
-        """The barrier that says that a stage has come."""
+        """The barrier on which consumers wait until a stage has been copied."""
         return self.words.add(self.words.mul(stage, barrier_words.BYTES), self.barriers_at)
 
     def empty(self, stage: Word) -> Word:
-        """The barrier that says that a stage has been multiplied."""
+        """The barrier on which the producer waits until a stage has been multiplied."""
         return self.words.add(self.full(stage), self.stages * barrier_words.BYTES)
 
     # The kernel
 
     def write(self) -> None:
-        """All of it."""
+        """Writes the whole kernel."""
         w, state = self.writer, self.state
         thread = state.register("tid.x")
         leader = compare(w, "eq", thread, literal(0, i32))
@@ -214,8 +214,8 @@ class _Kernel(Emitter):
         )
 
     def _stage(self, done: Word, step: Word) -> tuple[Word, Word, Word]:
-        """The stage of a step, its number among all, and how often the stage has been used,
-        modulo 2."""
+        """The stage of a step, the step's number among all steps of the block, and the parity of
+        how often the stage has been used."""
         words = self.words
         at = words.add(done, step)
         return words.rem(at, self.stages), at, words.rem(words.div(at, self.stages), 2)

@@ -1,4 +1,4 @@
-"""Tensor maps of a contraction's operands, and the copies of boxes by them."""
+"""The tensor maps of a contraction's operands, and the copies of boxes by them (TMA)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _COPY = "llvm.nvvm.cp.async.bulk.tensor.g2s"
 
 @dataclass(frozen=True)
 class Place:
-    """A tile's place along the rows, as a box begins there: the row, or the first window's image
-    and corner; and the batch indices."""
+    """The coordinates at which a tile's box begins: the row, or the image and corner of the first
+    window; and the batch indices."""
 
     row: tuple[Word, ...]
     batch: tuple[Word, ...]
@@ -40,16 +40,16 @@ class BoxCopy(Emitter):
 
     @property
     def box(self) -> int:
-        """Elements along the depth."""
+        """Elements of a box along the depth."""
         return BOX_BYTES // self.operand.buffer.dtype.bytes
 
     @property
     def steps_inside(self) -> Size:
-        """Boxes along the innermost axis of the depth."""
+        """The number of boxes along the innermost axis of the depth."""
         return -(-self.operand.depth[-1].extent // self.box)
 
     def plan(self) -> TensorMapPlan:
-        """The map that the kernel wants."""
+        """The tensor map that the kernel needs."""
         dtype, boxes = self.operand.buffer.dtype, self.boxes
         buffers = [buffer.name for buffer in self.state.kernel.buffers]
         position = buffers.index(self.operand.buffer.name)
@@ -75,7 +75,7 @@ class BoxCopy(Emitter):
         return TensorMapPlan(position, dtype, boxes.base, shape, strides, tuple(box), BOX_BYTES)
 
     def place(self, begin: Word, batch: tuple[Word, ...]) -> Place:
-        """Where the tile that begins at a row lies."""
+        """The coordinates of the tile that begins at this row."""
         words, images = self.words, self.boxes.images
         if images is None:
             return Place((words.resized(begin),), batch)
@@ -91,8 +91,8 @@ class BoxCopy(Emitter):
         return Place((n, *corner), batch)
 
     def copy(self, place: Place, step: Word, target: str, barrier: str, part: int = 0) -> None:
-        """Starts the copy of the box at a step of the depth to shared memory: of a part of the
-        elements, where they have several.
+        """Starts the copy of the box at a step of the depth to shared memory; of one part, if
+        elements have several.
 
         `target` and `barrier` are typed addresses in shared memory.
         """
@@ -174,7 +174,8 @@ class BoxCopy(Emitter):
 
 
 def box_copies(state: DeviceState, contract: Contract) -> tuple[BoxCopy, BoxCopy]:
-    """The copies of both operands; InternalError where one is not a tensor of boxes."""
+    """The copies of both operands. Raises InternalError if one of them is not a tensor that boxes
+    can be cut from."""
     found = []
     sides = ((contract.left, contract.tile.rows), (contract.right, contract.tile.columns))
     for number, (operand, rows) in enumerate(sides):

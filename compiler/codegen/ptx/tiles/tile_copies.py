@@ -1,11 +1,12 @@
 """Copies tiles of a contraction's operand from global to shared memory.
 
-A thread moves the same chunks of every tile: what their outer indices say (rows, windows' corners,
-addresses) is computed once, only the depth goes on. A chunk is as many neighbours, 16 bytes at
-most, as are surely in memory together; what lies beyond the operand or in a border becomes 0.
+A thread moves the same chunks of every tile. Whatever depends on their outer indices (rows, corners
+of windows, addresses) is computed once; only the depth changes from tile to tile. A chunk is as
+many neighbours, at most 16 bytes, as are surely contiguous. Elements beyond the operand, or in a
+convolution's padding, are 0.
 
-Where the machine copies asynchronously, chunks of 4, 8 and 16 bytes go that way; others are loaded
-by `fetch` and stored by `deposit`, with whatever is computed in between.
+On machines with asynchronous copies, these move chunks of 4, 8 and 16 bytes. All other chunks are
+loaded by `fetch` and stored by `deposit`, with other work in between.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from bessemer.compiler.ir.operands import Axis, Operand
 from bessemer.compiler.ir.types import DType, boolean, i8, i16, i32
 
 Direction = Literal["depth", "outer"]
-"""Along which of its indices an operand's neighbours in memory lie."""
+"""The direction in which an operand is contiguous: along the depth, or along rows (columns)."""
 _WORDS: dict[int, tuple[DType, int]] = {16: (i32, 4), 8: (i32, 2), 4: (i32, 1), 2: (i16, 1)}
 _ASYNC = {16: "cg.shared.global.16", 8: "ca.shared.global.8", 4: "ca.shared.global.4"}
 
 
 def direction_of(operand: Operand) -> Direction:
-    """Along what the operand is contiguous; the depth if along nothing."""
+    """The direction in which the operand is contiguous; the depth if there is none."""
     outer, depth = _inner(operand.outer), _inner(operand.depth)
     is_outer = outer is not None and outer.stride == 1
     return "outer" if is_outer and not (depth is not None and depth.stride == 1) else "depth"
 
 
 def chunk_elements(operand: Operand, aligned: tuple[Size, ...]) -> int:
-    """How many neighbours may be copied at once; `aligned` are positions where tiles begin."""
+    """The number of neighbours that may be copied at once. `aligned` are positions at which tiles
+    begin."""
     direction = direction_of(operand)
     along, across = operand.outer, operand.depth
     if direction == "depth":
@@ -61,7 +63,7 @@ def chunk_elements(operand: Operand, aligned: tuple[Size, ...]) -> int:
 
 
 def _inner(axes: tuple[Axis, ...]) -> Axis | None:
-    """The innermost axis that has more than one element."""
+    """The innermost axis that has more than one element; None if there is none."""
     return next((axis for axis in reversed(axes) if axis.extent != 1), None)
 
 
@@ -75,9 +77,9 @@ def _is_multiple(size: Size, of: int) -> bool:
 class Chunk:
     """What one thread copies of every tile.
 
-    `place` is its offset in the tile's shared memory; `depth` where it lies along the tile's depth.
-    `address` is that of its element at depth 0, and `exists` says if its outer index does;
-    `corners` are its positions along the operand's windows, without their borders.
+    `place` is its offset in the tile's shared memory, `depth` its position along the tile's depth.
+    `address` is the address of its element at depth 0; `exists` says whether its outer index is
+    inside. `corners` are its positions along the windows' axes, with the padding subtracted.
     """
 
     place: Word
@@ -90,10 +92,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class TileCopy(Emitter):
-    """The copying of one operand by a block's threads.
+    """The copies of one operand by a block's threads.
 
-    Tiles are `outer` x `depth` elements, the first outer index is `begin`, of `extent` in all; the
-    batch indices are `batch`. `depth_end` is where the sums end.
+    Tiles have `outer` x `depth` elements. The first outer index is `begin`, of `extent` in all; the
+    batch indices are `batch`. The sums end at depth `depth_end`.
     """
 
     operand: Operand
@@ -115,7 +117,7 @@ class TileCopy(Emitter):
 
     @property
     def by_hardware(self) -> bool:
-        """Whether the copies need no registers."""
+        """Whether the copies are asynchronous and need no registers."""
         return self.is_asynchronous and self.bytes in _ASYNC
 
     @cached_property
@@ -139,7 +141,7 @@ class TileCopy(Emitter):
         return Chunk(place, depth, address, words.below(row, self.extent), corners, inside)
 
     def _outer(self, row: Word) -> tuple[Value, tuple[Word, ...]]:
-        """The address of a row's first element, and its windows' corners."""
+        """The address of a row's first element, and the corners of its windows."""
         w, words, long = self.state.writer, self.words, wide(self.state.writer)
         at = self.unravel(row, self.operand.outer)
         offset = self.size(self.operand.base)
@@ -165,7 +167,8 @@ class TileCopy(Emitter):
     # The way of one tile
 
     def fetch(self, begin: Word, stage: Word) -> list[Value | None]:
-        """Starts the copy of the tile from depth `begin` on to the shared memory at `stage`."""
+        """Starts the copy of the tile from depth `begin` on to the shared memory at `stage`.
+        Returns what was loaded to registers, None for chunks that are copied asynchronously."""
         return [self._fetch(chunk, begin, stage) for chunk in self.chunks]
 
     def _fetch(self, chunk: Chunk, begin: Word, stage: Word) -> Value | None:

@@ -1,8 +1,8 @@
-"""Stores a tile's sums: from the registers, where they lie as the machine's products left them,
-through a slab of shared memory of each warp's own, and from there in rows.
+"""Stores a tile's sums. They go from registers, in the order of the machine's products, through a
+part of shared memory that each warp has for itself (its slab), and from there to memory row by row.
 
-Neighbouring lanes take neighbouring columns, as many each as fill 16 bytes of what is stored, and
-run the contraction's stores on them.
+Neighbouring lanes take neighbouring columns, each as many as fill 16 bytes, and run the
+contraction's stores on them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_UNROLLED = 4
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows and columns of sums in a warp's shared memory, `pitch` elements from row to row."""
+    """A matrix of sums in a warp's shared memory; rows are `pitch` elements apart."""
 
     rows: int
     columns: int
@@ -37,13 +37,13 @@ class Slab:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The bytes of the slab."""
         return self.rows * self.pitch * self.bytes
 
 
 @dataclass(frozen=True)
 class Epilogue(Emitter):
-    """The stores of one contraction in one kernel; `slab_at` is the warp's own slab's offset."""
+    """The stores of one contraction in one kernel. `slab_at` is the offset of the warp's slab."""
 
     contract: Contract
     slab: Slab
@@ -52,7 +52,7 @@ class Epilogue(Emitter):
     emit_store: EmitStore
 
     def lanes(self) -> int:
-        """The columns that a lane takes at once."""
+        """The number of columns that a lane stores at once."""
         found = lanes_at_once(self.contract)
         while self.slab.columns % found:
             found //= 2
@@ -132,7 +132,7 @@ class Epilogue(Emitter):
 
 
 def lanes_at_once(contract: Contract) -> int:
-    """How many columns of a row may be stored at once: they exist together or not at all."""
+    """How many columns of a row can be stored at once: they must all exist, or none of them."""
     widest = max(store.buffer.dtype.bytes for store in contract.stores)
     lanes = max(1, shared_memory.CHUNK // widest)
     columns = contract.column.extent
@@ -142,14 +142,15 @@ def lanes_at_once(contract: Contract) -> int:
 
 
 def slab_of(contract: Contract, rows: int, columns: int) -> Slab:
-    """A slab whose rows begin eight banks (of four bytes) apart, beyond whole rounds of them."""
+    """A slab whose rows begin eight banks (of four bytes) apart, so that rows of the same column
+    are in different banks."""
     bytes_ = register_type(contract.dtype).bytes
     pitch = columns + (8 * 4 // bytes_ - columns) % (128 // bytes_)
     return Slab(rows, columns, pitch, bytes_)
 
 
 def slabs_bytes(tile: Tile, slab: Slab) -> int:
-    """The shared memory of all warps' slabs."""
+    """The bytes of shared memory of all warps' slabs."""
     return tile.warps[0] * tile.warps[1] * slab.size
 
 

@@ -1,4 +1,5 @@
-"""What a level of products (multiply-adds, mma) gives the loop over a contraction's depth."""
+"""The interface between the loop over a contraction's depth and the products of a level (simt,
+mma)."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from bessemer.compiler.ir.loops import Contract
 
 @dataclass(frozen=True)
 class Threads:
-    """Who a thread is: its number in the block, its lane, and where its warp's part of the tile
-    begins."""
+    """The numbers of a thread: in its block, in its warp (`lane`), and where its warp's part of the
+    tile begins."""
 
     thread: Value
     lane: Word
@@ -27,18 +28,18 @@ class Threads:
 
 @dataclass(frozen=True)
 class Pass:
-    """A part of a warp's sums on their way to memory: the slab's row r is row
-    `row + r * row_step` of the warp's part."""
+    """A part of a warp's sums that is stored through the slab at once: row r of the slab is row
+    `row + r * row_step` of the warp's part of the tile."""
 
     row: int
     row_step: int
 
 
 class Products(Protocol):
-    """Multiplies tiles in shared memory into sums, which are locals of the kernel's state."""
+    """Multiplies tiles in shared memory. The sums are locals of the kernel's state."""
 
     def layouts(self) -> tuple[Layout, Layout]:
-        """Where the left and the right tile's elements are wanted."""
+        """The layouts that the left and the right tile must have."""
 
     def names(self) -> tuple[str, ...]:
         """The locals that hold the sums."""
@@ -50,18 +51,19 @@ class Products(Protocol):
         """Adds the products of the tiles at these offsets in shared memory."""
 
     def slab(self) -> Slab:
-        """What a pass writes."""
+        """The slab that a pass fills."""
 
     def passes(self) -> tuple[Pass, ...]:
-        """All the ways to memory."""
+        """All passes, which together store all sums."""
 
     def put(self, number: int, slab_at: Word) -> None:
-        """Writes the sums of a pass to the warp's slab."""
+        """Writes the sums of pass `number` to the warp's slab."""
 
 
 @dataclass(frozen=True)
 class Part(Emitter):
-    """What all levels need: the state, the statement, the thread, and how the operands lie."""
+    """What the products of every level need: the state, the statement, the thread, and in which
+    direction the operands are contiguous."""
 
     contract: Contract
     threads: Threads

@@ -1,7 +1,7 @@
-"""The sums of one warpgroup and the wgmma instructions that add to them.
+"""The sums of one warpgroup, and the wgmma instructions that add to them.
 
-LLVM has no intrinsic for the products: they are inline assembly, whose results take the place of
-the sums that go in.
+LLVM has no intrinsics for these products, so they are inline assembly with the sums as operands in
+and out.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from bessemer.compiler.ir.tensor_boxes import BOX_BYTES
 from bessemer.compiler.ir.types import bf16, boolean, f32, i32, i64
 
 ROWS = 64
-"""The rows of one instruction."""
+"""Rows of one instruction."""
 STEP_BYTES = 32
-"""The depth of one instruction."""
+"""Bytes of the depth of one instruction."""
 _LAYOUT = (1 << 62) | (8 * BOX_BYTES // 16 << 32) | (1 << 16)
-"""Of a matrix in shared memory: 128-byte rows, permuted, eight of them to a block of 1024 bytes."""
+"""The fields of a descriptor that all matrices share: rows of 128 bytes, permuted, in blocks of
+eight rows (1024 bytes)."""
 
 
 @dataclass(frozen=True)
 class WarpgroupProducts(Emitter):
-    """The sums of the warpgroup number `group` of those that multiply."""
+    """The sums of a warpgroup; `group` is its number among those that multiply."""
 
     contract: Contract
     group: Word
 
     @property
     def count(self) -> int:
-        """Matrices of 64 rows."""
+        """The number of matrices of 64 rows."""
         tile = self.contract.tile
         return tile.rows // tile.warps[0] // ROWS
 
     @property
     def registers(self) -> int:
-        """Of a thread, for one matrix."""
+        """The registers of a thread for the sums of one matrix."""
         return self.contract.tile.columns // 2
 
     def names(self) -> tuple[str, ...]:
@@ -57,7 +58,7 @@ class WarpgroupProducts(Emitter):
         self.pin()
 
     def pin(self) -> None:
-        """What was computed before is not mixed with what is computed from here on."""
+        """Keeps the compiler from moving computations of the sums across this point."""
         for m in range(self.count):
             results = ["=f"] * self.registers + [str(i) for i in range(self.registers)]
             operands = [self.state.locals[name].typed for name in self._names(m)]
@@ -83,7 +84,7 @@ class WarpgroupProducts(Emitter):
 
     @property
     def is_complete(self) -> bool:
-        """Whether a `multiply` waits for its products itself."""
+        """Whether the products are complete when `multiply` ends."""
         return False
 
     def finish_before(self) -> None:
@@ -91,7 +92,7 @@ class WarpgroupProducts(Emitter):
         self.wait(1)
 
     def finish(self) -> None:
-        """Waits for all."""
+        """Waits for all `multiply`s."""
         self.wait(0)
         self.pin()
 
@@ -106,7 +107,7 @@ class WarpgroupProducts(Emitter):
         self.state.writer.line(f"call void @llvm.nvvm.wgmma.{text}")
 
     def _descriptor(self, offset: Word) -> Value:
-        """Where a matrix lies, and how."""
+        """The descriptor of the matrix at an offset of shared memory."""
         w, words = self.state.writer, self.words
         base = w.compute(f"ptrtoint ptr addrspace(3) @{shared_memory.SHARED} to i32", i32, 1, 0)
         at = words.value(words.rem(words.div(words.add(base, offset), 16), 1 << 14))
@@ -120,7 +121,7 @@ class WarpgroupProducts(Emitter):
         return self.state.writer.operate("add", i64, descriptor, distance)
 
     def _product(self, m: int, a: Value, b: Value, adds: bool = True) -> None:
-        """One instruction; one that does not add begins new sums."""
+        """Writes one instruction. If not `adds`, the sums begin with it."""
         count = self.registers
         sums = ", ".join(f"${i}" for i in range(count))
         dtype = self.contract.left.buffer.dtype
@@ -147,7 +148,7 @@ class WarpgroupProducts(Emitter):
             self.state.locals[name] = w.here(f"extractvalue {type_} {result.text}, {i}", f32)
 
     def sum_of(self, name: str) -> Value:
-        """A sum, when all is finished."""
+        """The value of a sum, after `finish`."""
         return self.state.locals[name]
 
     def put(self, m: int, column: int, slab: Slab, slab_at: Word, lane: Word) -> None:

@@ -1,7 +1,7 @@
-"""The sums of one warpgroup of float32 numbers in three bf16 parts (bfloat16_parts.py).
+"""The sums of one warpgroup for float32 numbers in three bf16 parts (bfloat16_parts.py).
 
-The products of a stage are added up by themselves, those of small parts first, and then to the sums
-by plain additions: the other warpgroup multiplies meanwhile.
+The products of a stage are added up separately, those of small parts first, and then added to the
+sums by ordinary additions. The other warpgroup multiplies meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOTAL = "total"
 
 @dataclass(frozen=True)
 class SplitWarpgroupProducts(WarpgroupProducts):
-    """The locals that the instructions add to are those of a stage; `total.*` are the sums."""
+    """The instructions add to the locals of a stage; the sums are in `total.*`."""
 
     def names(self) -> tuple[str, ...]:
         stage = super().names()
@@ -61,7 +61,7 @@ class SplitWarpgroupProducts(WarpgroupProducts):
         return True
 
     def finish(self) -> None:
-        """All is complete."""
+        """Does nothing: every `multiply` has waited for its products."""
 
     def sum_of(self, name: str) -> Value:
         return self.state.locals[f"{_TOTAL}.{name}"]
