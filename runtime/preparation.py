@@ -1,4 +1,5 @@
-"""What operators do with strings before a run: the compiled code computes with numbers only.
+"""What operators do with strings and encoded pictures before a run: the compiled code has no part
+in it.
 
 A model's Strings list the steps; each applies one of STEPS to arrays by name. Arrays of strings are
 NumPy arrays of objects, every one a str. Regular expressions are those of Python's re, with ASCII
@@ -17,6 +18,7 @@ import numpy as np
 from bessemer.runtime.arrays import Array, numpy_dtype
 from bessemer.runtime.artifact import Step
 from bessemer.runtime.errors import InputError
+from bessemer.runtime.images import decode_image
 
 Attributes = Mapping[str, Any]
 Operator = Callable[[Sequence[Array], Attributes], list[Array]]
@@ -214,5 +216,6 @@ STEPS: dict[str, Operator] = {
     "full_match": _full_match,
     "read_numbers": _read_numbers,
     "write_numbers": _write_numbers,
+    "decode_image": decode_image,
 }
 """The operators of steps, by name."""

@@ -34,9 +34,12 @@ def save_model(
     weights: Sequence[onnx.TensorProto] = (),
     opset: int = 17,
 ) -> Path:
-    """Writes a model of an operator set."""
+    """Writes a model of an operator set; other domains than ONNX's are of version 1."""
     graph = helper.make_graph(nodes, "net", inputs, outputs, list(weights))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    others = {node.domain for node in nodes if node.domain}
+    versions = {"": opset, **dict.fromkeys(others, 1)}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
@@ -75,8 +78,8 @@ def save_unsupported(folder: Path) -> Path:
     return save_model(
         folder / "pictures.onnx",
         [
-            helper.make_node("ImageDecoder", ["t"], ["u"], "left"),
-            helper.make_node("ImageDecoder", ["t"], ["y"], "right", pixel_format="BGR"),
+            helper.make_node("Sharpen", ["t"], ["u"], "left", domain="com.example"),
+            helper.make_node("Sharpen", ["t"], ["y"], "right", domain="com.example"),
         ],
         [helper.make_tensor_value_info("t", TensorProto.UINT8, ["n"])],
         [helper.make_tensor_value_info(name, TensorProto.UINT8, ["h", "w", 3]) for name in "uy"],

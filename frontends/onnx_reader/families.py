@@ -25,6 +25,7 @@ from bessemer.frontends.onnx_reader.operators import (  # noqa: F401  (each regi
     convolution,
     detection,
     experimental,
+    image_decoder,
     index,
     labels,
     loop,

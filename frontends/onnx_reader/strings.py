@@ -99,7 +99,7 @@ def made_before(
     if len(known) == len(arrays):
         return _computed(context, operator, known, attributes, outputs)
     if context.builder.parent is not None:
-        context.unsupported("strings that are made inside a subgraph, while the model runs")
+        context.unsupported("inside a subgraph, while the model runs, instead of before the run")
     recipes = [_recipe_of(context, place) for place in range(len(context))]
     strings = context.subgraphs.strings
     wishes = [*context.node.output, *[""] * (len(outputs) - len(context.node.output))]
@@ -163,6 +163,6 @@ def _recipe_of(context: NodeContext, place: int) -> Recipe:
     elif isinstance(item, Value) and item in context.builder.inputs:
         return Recipe(item.name)
     context.unsupported(
-        f"input {place} depends on what the model computes: strings are made of the model's inputs"
-        " and of constants only, before it runs"
+        f"input {place} depends on what the model computes: this operator is run before the model,"
+        " on the model's inputs and on constants only"
     )

@@ -246,7 +246,7 @@ def test_check_lists_all_problems_at_once(unsupported: Path) -> None:
     assert code == 3
     assert report["status"] == "unsupported"
     problems = "\n".join(report["problems"])
-    assert "ImageDecoder 'left'" in problems and "ImageDecoder 'right'" in problems
+    assert "Sharpen 'left'" in problems and "Sharpen 'right'" in problems
 
 
 def test_check_describes_a_model_that_is_fine(net: Path) -> None:
