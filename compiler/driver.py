@@ -25,7 +25,7 @@ from bessemer.compiler.codegen.artifact.machine import assembly_text, machine_of
 from bessemer.compiler.codegen.artifact.parts import compiling_threads, emit_kernels
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
-from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
+from bessemer.compiler.codegen.kernels.parameterize_constants import parameterize_constants
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import Fitted, fit_memory
 from bessemer.compiler.ir.expr import forget_interned
@@ -131,7 +131,9 @@ def _build(
         log.graph("grow_in_place", graph)
     fitted = scheduled(graph, log, options, target)
     plan = fitted.plan
-    (program,) = log.timed("share_numbers", lambda: share_numbers([fitted.program]))
+    (program,) = log.timed(
+        "parameterize_constants", lambda: parameterize_constants([fitted.program])
+    )
     program = with_rooms(program, rooms)
     kernels = kernels_of(program.steps)
     log.kernels(kernels)

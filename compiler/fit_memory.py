@@ -18,9 +18,9 @@ from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.chain_launches import chain_launches
+from bessemer.compiler.schedule.in_place_updates import with_updates
 from bessemer.compiler.schedule.memory.recompute import Planner, Recomputation
 from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.schedule.written_over import with_updates
 from bessemer.compiler.targets.machine import Target
 
 TYPICAL = 64

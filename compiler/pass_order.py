@@ -29,7 +29,7 @@ from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
 from bessemer.compiler.passes.layout.move_transposes import move_transposes
-from bessemer.compiler.passes.layout.turn_products import turn_products
+from bessemer.compiler.passes.layout.transpose_products import transpose_products
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16, store_bfloat16_weights
@@ -86,7 +86,7 @@ _BEFORE_ROUNDING: tuple[Pass, ...] = (
 )
 _AFTER_ROUNDING: tuple[Pass, ...] = (
     separate_padding,
-    turn_products,
+    transpose_products,
     fold_constants,
     simplify,
     merge_equal,

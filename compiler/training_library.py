@@ -19,7 +19,7 @@ from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.artifact.parts import compiling_threads, emit_kernels
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import PASSES
-from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
+from bessemer.compiler.codegen.kernels.parameterize_constants import parameterize_constants
 from bessemer.compiler.codegen.support.run import Body
 from bessemer.compiler.codegen.training.library_calls import can_be_result
 from bessemer.compiler.codegen.training.library_parts import Library, Part, StateArray
@@ -92,7 +92,7 @@ def _build(graphs: TrainingGraphs, options: Options, target: Target) -> tuple[Co
         _scheduled(kind, graph, options, target)
         for kind, graph in zip(_KINDS, (graphs.step, graphs.evaluation, graphs.prediction))
     ]
-    programs = share_numbers(share_kernels([each.program for each in found]))
+    programs = parameterize_constants(share_kernels([each.program for each in found]))
     plans = [each.plan for each in found]
     blobs = [pack_weights(*pair) for pair in zip(programs, plans, strict=True)]
     weights, places = _joined([*blobs, *map(_as_bytes, graphs.state.values())])

@@ -27,7 +27,7 @@ from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.given_sizes import given_sizes
-from bessemer.frontends.later import later
+from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.model_content import content_of
 from bessemer.frontends.tuning_file import keep_choices, kept_choices, read_tuning
 from bessemer.runtime.arrays import Array
@@ -129,7 +129,7 @@ def compile(
             if choice:
                 raise CompileError(f"{name} is for processors, not for {target}.")
         folder = cache_folder() if cache else None
-        on_device: DeviceModel = later("compile_device").compile_for_device(
+        on_device: DeviceModel = import_on_use("compile_device").compile_for_device(
             model, options, dims, values, driver, device, tune=tune, tuning=tuning, folder=folder
         )
         return on_device
@@ -168,7 +168,7 @@ class _Request:
         )
         found = kept_choices(place, host_target().name)
         if found is None:
-            tune_model = later("tune").tune_model
+            tune_model = import_on_use("tune").tune_model
             found = tune_model(self.model, options, seconds, self.dims, self.values).tuning
             keep_choices(place, found, host_target().name)
         return found
@@ -191,7 +191,7 @@ class _Request:
         return load_code(made.code, made.weights, machine_of(made.target), options.threads)
 
     def _built(self, options: Options, **hooks: Callable[[Any], None]) -> Compilation:
-        made: Compilation = later("models_in").build_model(
+        made: Compilation = import_on_use("models_in").build_model(
             self.model, options, self.dims, self.values, **hooks
         )
         return made

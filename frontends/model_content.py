@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bessemer.compiler.known_files import known_of_file
-from bessemer.frontends.later import later
+from bessemer.frontends.import_on_use import import_on_use
 
 if TYPE_CHECKING:
     from bessemer.frontends.models_in import Model
@@ -29,7 +29,7 @@ def content_of(model: Model, folder: Path | None) -> bytes | None:
         return model
     if isinstance(model, (str, Path)):
         return _content_of_file(Path(model), folder)
-    found: bytes | None = later("content_in_memory").content_in_memory(model)
+    found: bytes | None = import_on_use("content_in_memory").content_in_memory(model)
     return found
 
 
@@ -60,5 +60,5 @@ def _digest_and_external_files(path: Path) -> list[str]:
             across = tail + buffer[: len(_EXTERNAL)]
             has_external |= _EXTERNAL in across or buffer.find(_EXTERNAL, 0, count) >= 0
             tail = bytes(buffer[max(0, count - len(_EXTERNAL) + 1) : count])
-    external = later("content_in_memory").external_files(path) if has_external else []
+    external = import_on_use("content_in_memory").external_files(path) if has_external else []
     return [digest.hexdigest(), *external]

@@ -142,7 +142,7 @@ class Constant(Expression):
 @dataclass(frozen=True, eq=False)
 class Given(Expression):
     """A number that the launch gives, in place of a constant: an f32 whose bits are the lowest of a
-    dimension symbol. Every number that it may be needs the same code (see share_numbers.py)."""
+    dimension symbol. The code is the same for every number (see parameterize_constants.py)."""
 
     symbol: str
 

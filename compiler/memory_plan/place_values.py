@@ -1,6 +1,6 @@
 """Offsets for values of known sizes, such that none overlaps another that is alive with it.
 
-Greedily by size: the largest value first, each at the lowest offset that is free during its life
+Greedily by size: the largest value first, each at the lowest offset that is free during its live
 (Pisarchyk & Lee 2020, arXiv 2001.03288); then other orders, while that helps.
 """
 
@@ -13,34 +13,34 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.live_ranges import LiveRange
 
 REPAIRS = 60
 """How often a placement is tried again in another order, while it is above the lower bound."""
 
 
 def place_values(
-    wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
+    wanted: Sequence[tuple[Value, int]], ranges: Mapping[Value, LiveRange]
 ) -> tuple[dict[Value, int], int]:
     """The best of several greedy placements, the offsets and the extent.
 
     After the fixed orders, values that ended highest are placed earlier, as long as that helps.
     """
-    bound = most_alive(wanted, lives)
+    bound = most_alive(wanted, ranges)
     keys: list[Callable[[tuple[Value, int]], tuple[int, ...]]] = [
         lambda item: (-item[1],),
-        lambda item: (lives[item[0]].first, -item[1]),
-        lambda item: (-_length(lives[item[0]]), -item[1]),
-        lambda item: (-item[1] * (1 + _length(lives[item[0]])),),
+        lambda item: (ranges[item[0]].first, -item[1]),
+        lambda item: (-_length(ranges[item[0]]), -item[1]),
+        lambda item: (-item[1] * (1 + _length(ranges[item[0]])),),
     ]
     order = sorted(wanted, key=keys[0])
-    starts = best = _in_order(order, lives)
+    starts = best = _in_order(order, ranges)
     extent = _extent(order, starts)
     found = order
     for key in keys[1:]:
         if extent > bound:
             other = sorted(wanted, key=key)
-            placed = _in_order(other, lives)
+            placed = _in_order(other, ranges)
             if (reached := _extent(other, placed)) < extent:
                 best, found, extent = placed, other, reached
     for _ in range(REPAIRS - 1):
@@ -53,22 +53,22 @@ def place_values(
             break
         early = place // 2
         order = [*order[:early], order[place], *order[early:place], *order[place + 1 :]]
-        starts = _in_order(order, lives, starts[:early])
+        starts = _in_order(order, ranges, starts[:early])
         if (reached := _extent(order, starts)) < extent:
             best, found, extent = starts, order, reached
     return {value: start for (value, _), start in zip(found, best, strict=True)}, extent
 
 
-def _length(life: Life) -> int:
-    return life.last - life.first
+def _length(live: LiveRange) -> int:
+    return live.last - live.first
 
 
-def most_alive(wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]) -> int:
+def most_alive(wanted: Sequence[tuple[Value, int]], ranges: Mapping[Value, LiveRange]) -> int:
     """The largest sum of sizes alive at one step: no placement needs less."""
     changes: dict[int, int] = {}
     for value, size in wanted:
-        changes[lives[value].first] = changes.get(lives[value].first, 0) + size
-        changes[lives[value].last + 1] = changes.get(lives[value].last + 1, 0) - size
+        changes[ranges[value].first] = changes.get(ranges[value].first, 0) + size
+        changes[ranges[value].last + 1] = changes.get(ranges[value].last + 1, 0) - size
     return max(itertools.accumulate(changes[time] for time in sorted(changes)), default=0)
 
 
@@ -77,12 +77,14 @@ def _extent(order: Sequence[tuple[Value, int]], starts: Sequence[int]) -> int:
 
 
 def _in_order(
-    order: Sequence[tuple[Value, int]], lives: Mapping[Value, Life], known: Sequence[int] = ()
+    order: Sequence[tuple[Value, int]],
+    ranges: Mapping[Value, LiveRange],
+    known: Sequence[int] = (),
 ) -> list[int]:
     """Offsets of values placed one after the other, each at the lowest one that is free during its
     life; `known` are those of the first values."""
-    first = np.array([lives[value].first for value, _ in order])
-    last = np.array([lives[value].last for value, _ in order])
+    first = np.array([ranges[value].first for value, _ in order])
+    last = np.array([ranges[value].last for value, _ in order])
     starts, ends = np.zeros((2, len(order)), np.int64)
     for place, (_, size) in enumerate(order):
         if place < len(known):

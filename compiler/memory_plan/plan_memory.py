@@ -19,7 +19,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate, evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import MemoryPlan, Program
-from bessemer.compiler.memory_plan.lives import Life, Lives
+from bessemer.compiler.memory_plan.live_ranges import LiveRange, LiveRanges
 from bessemer.compiler.memory_plan.place_values import most_alive, place_values
 from bessemer.compiler.memory_plan.stack_values import best_stack
 
@@ -46,15 +46,15 @@ class _Arena:
 def plan_memory(program: Program, alignment: int = ALIGNMENT, in_run: bool = True) -> MemoryPlan:
     """The places of all values; see `MemoryPlan`. Those of known sizes are multiples of `alignment`
     bytes, all others of ALIGNMENT. `in_run`: whether places may be computed in the run."""
-    lives = Lives(program)
-    weight_offsets, weights_size = _place_weights(program, lives.used, alignment)
+    ranges = LiveRanges(program)
+    weight_offsets, weights_size = _place_weights(program, ranges.used, alignment)
     fixed = set(program.weights) | set(program.inputs)
     fixed |= {v for v in program.outputs if not is_data_dependent(program, v)}
-    lives.replace_in_place(fixed | set(program.capacities))
-    places: dict[Value, Life] = {}
-    for value, life in lives.of.items():
-        if not any(member in fixed for member in lives.members(value)):
-            places[value] = life
+    ranges.replace_in_place(fixed | set(program.capacities))
+    places: dict[Value, LiveRange] = {}
+    for value, live in ranges.of.items():
+        if not any(member in fixed for member in ranges.members(value)):
+            places[value] = live
     sizes = {value: nbytes(program, value) for value in places}
     arena = _parts(places, sizes, program, alignment, _Arena())
     if in_run and len(arena.units) > 1:
@@ -63,13 +63,13 @@ def plan_memory(program: Program, alignment: int = ALIGNMENT, in_run: bool = Tru
         offsets={
             member: offset
             for value, offset in arena.offsets.items()
-            for member in lives.members(value)
+            for member in ranges.members(value)
         },
         size=arena.end,
         lower_bound=_lower_bound(places, sizes),
         weight_offsets=weight_offsets,
         weights_size=weights_size,
-        aliases=lives.roots(),
+        aliases=ranges.roots(),
         ends=arena.ends,
         units=arena.units,
         parts=arena.parts,
@@ -103,7 +103,7 @@ def _place_weights(
 
 
 def _parts(
-    lives: Mapping[Value, Life],
+    ranges: Mapping[Value, LiveRange],
     sizes: Mapping[Value, Size],
     program: Program,
     alignment: int,
@@ -111,7 +111,7 @@ def _parts(
 ) -> _Arena:
     """`arena` and behind it a part for each kind of size; those known early come first."""
     classes: dict[Size, list[tuple[Value, int]]] = {}
-    for value in lives:
+    for value in ranges:
         unit, count = _unit(sizes[value])
         # A place that grows with a symbol would grow with the symbol's multiples of the alignment.
         multiple = alignment if unit == 1 else ALIGNMENT
@@ -124,7 +124,7 @@ def _parts(
     units, offsets, places = list(arena.units), dict(arena.offsets), dict(arena.parts)
     ends, end = list(arena.ends), arena.end
     for unit in sorted(classes, key=when_known):
-        placed, extent = place_values(classes[unit], lives)
+        placed, extent = place_values(classes[unit], ranges)
         places |= {value: (len(units), position) for value, position in placed.items()}
         offsets |= {value: end + unit * position for value, position in placed.items()}
         end = end + _counted(unit, program) * extent
@@ -134,7 +134,10 @@ def _parts(
 
 
 def _stacked(
-    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program, parts: _Arena
+    ranges: Mapping[Value, LiveRange],
+    sizes: Mapping[Value, Size],
+    program: Program,
+    parts: _Arena,
 ) -> _Arena:
     """An arena with places computed in the run, where that takes much less than `parts`."""
     known = set(program.symbols[: program.input_symbols])
@@ -142,7 +145,7 @@ def _stacked(
     def is_early(size: Size) -> bool:
         return dims.symbol_names(program.expanded(size)) <= known
 
-    early = [value for value in lives if is_early(sizes[value])]
+    early = [value for value in ranges if is_early(sizes[value])]
     if not early:
         return parts
     examples = [
@@ -152,12 +155,12 @@ def _stacked(
         )
         for at in _examples(program.symbols[: program.input_symbols])
     ]
-    stack, waste = best_stack([wanted for wanted, _ in examples], lives, ALIGNMENT)
-    bounds = [max(most_alive(wanted, lives), 1) for wanted, _ in examples]
+    stack, waste = best_stack([wanted for wanted, _ in examples], ranges, ALIGNMENT)
+    bounds = [max(most_alive(wanted, ranges), 1) for wanted, _ in examples]
     if max(end / bound for (_, end), bound in zip(examples, bounds)) < max(WASTE, waste):
         return parts
     definitions, offsets, end = stack.places(sizes)
-    late = {value: life for value, life in lives.items() if value not in offsets}
+    late = {value: live for value, live in ranges.items() if value not in offsets}
     return _parts(late, sizes, program, ALIGNMENT, _Arena(offsets, (end,), (1,), {}, definitions))
 
 
@@ -185,13 +188,13 @@ def _unit(size: Size) -> tuple[Size, int]:
     return unit, divisor
 
 
-def _lower_bound(lives: Mapping[Value, Life], sizes: Mapping[Value, Size]) -> Size:
+def _lower_bound(ranges: Mapping[Value, LiveRange], sizes: Mapping[Value, Size]) -> Size:
     """The largest sum of bytes alive at one step (with symbols: at the step where it is largest
     when every symbol is 64)."""
     changes: dict[int, list[tuple[Value, int]]] = {}
-    for value, life in lives.items():
-        changes.setdefault(life.first, []).append((value, 1))
-        changes.setdefault(life.last + 1, []).append((value, -1))
+    for value, live in ranges.items():
+        changes.setdefault(live.first, []).append((value, 1))
+        changes.setdefault(live.last + 1, []).append((value, -1))
     alive: Size = 0
     best: Size = 0
     for time in sorted(changes):

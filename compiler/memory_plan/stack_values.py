@@ -18,7 +18,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.live_ranges import LiveRange
 from bessemer.compiler.memory_plan.place_values import most_alive, place_values
 
 PLACE, END = "place {}", "end of places"
@@ -66,29 +66,33 @@ class Stack:
 
 
 def best_stack(
-    examples: Sequence[Sequence[tuple[Value, int]]], lives: Mapping[Value, Life], alignment: int
+    examples: Sequence[Sequence[tuple[Value, int]]],
+    ranges: Mapping[Value, LiveRange],
+    alignment: int,
 ) -> tuple[Stack, float]:
     """Of the stacks that the examples' own plans give, the one that wastes least in the worst of
     them; and how much that takes, as a multiple of what is alive at once."""
 
     def waste(stack: Stack) -> float:
         return max(
-            stack.height(dict(wanted)) / max(most_alive(wanted, lives), 1) for wanted in examples
+            stack.height(dict(wanted)) / max(most_alive(wanted, ranges), 1) for wanted in examples
         )
 
     stacks = []
     for wanted in examples:
         rounded = [(value, _up(size, alignment)) for value, size in wanted]
-        stacks.append(_stack(place_values(rounded, lives)[0], lives, alignment))
+        stacks.append(_stack(place_values(rounded, ranges)[0], ranges, alignment))
     wastes = [waste(stack) for stack in stacks]
     best = wastes.index(min(wastes))
     return stacks[best], wastes[best]
 
 
-def _stack(offsets: Mapping[Value, int], lives: Mapping[Value, Life], alignment: int) -> Stack:
+def _stack(
+    offsets: Mapping[Value, int], ranges: Mapping[Value, LiveRange], alignment: int
+) -> Stack:
     values = sorted(offsets, key=lambda value: offsets[value])
-    first = np.array([lives[value].first for value in values])
-    last = np.array([lives[value].last for value in values])
+    first = np.array([ranges[value].first for value in values])
+    last = np.array([ranges[value].last for value in values])
     under: dict[Value, tuple[Value, ...]] = {}
     is_top = np.ones(len(values), np.bool_)
     for upper, value in enumerate(values):
@@ -101,7 +105,7 @@ def _stack(offsets: Mapping[Value, int], lives: Mapping[Value, Life], alignment:
 
 
 def _met_first(begin: int, end: int, first: Array, last: Array) -> list[int]:
-    """The places of those lives, all alive between `begin` and `end`, in whose part of that time
+    """The places of those values, all alive between `begin` and `end`, in whose part of that time
     none of those before them is alive."""
     found: list[int] = []
     whole, met = (1 << (end - begin + 1)) - 1, 0  # a bit for each step

@@ -62,7 +62,7 @@ from bessemer.compiler.ops.reductions import (  # noqa: F401  (each registers it
     scan,
 )
 from bessemer.compiler.ops.sorting import (  # noqa: F401  (each registers its operators)
-    extreme_place,
+    arg_extremes,
     non_max_suppression,
     sort,
     unique,

@@ -30,11 +30,12 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ir.walk_steps import sets_symbols
 from bessemer.compiler.options import Tuning
-from bessemer.compiler.schedule.derived import name_derived_sizes
+from bessemer.compiler.schedule.derived_sizes import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.form_groups import form_groups, separate_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
+from bessemer.compiler.schedule.in_place_updates import begun, carried_over, copied_first
 from bessemer.compiler.schedule.join_sums import join_sums
 from bessemer.compiler.schedule.loop_slices import Loop, trial_of, tried
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
@@ -53,7 +54,6 @@ from bessemer.compiler.schedule.reshaped_outputs import (
     reshaped_outputs,
     write_reshaped_outputs,
 )
-from bessemer.compiler.schedule.written_over import begun, carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
 
 
@@ -367,14 +367,14 @@ class ProgramBuilder:
         return dims.maximum(node.attributes["sizes"][place], 0)
 
     def copied_first(self, graph: Graph) -> Sequence[Node]:
-        """The nodes that write over a copy of their input (written_over.py), if nodes may be
+        """The nodes that write over a copy of their input (in_place_updates.py), if nodes may be
         fused."""
         return copied_first(graph) if self.fuses else ()
 
     def carried_over(
         self, body: Graph, results: Sequence[Value], carried: Sequence[Value]
     ) -> Sequence[Sequence[Node]]:
-        """The nodes that write over carried values (written_over.py), if nodes may be fused."""
+        """The nodes that write over carried values (in_place_updates.py), if nodes may be fused."""
         return carried_over(body, results, carried) if self.fuses else ()
 
     def separate_outputs(self, graph: Graph) -> tuple[tuple[Value, ...], list[Step]]:

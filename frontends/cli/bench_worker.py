@@ -27,7 +27,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli.rivals import package_of, start_system
-from bessemer.frontends.later import later
+from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.peak import measure_peak, prepare_peak
 
 PEAK, ARTIFACT, BESSEMER = "peak", "artifact", "bessemer"
@@ -139,7 +139,7 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
 
 def _in_place(model: Any, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
     """A run whose outputs lie behind the inputs that they continue."""
-    arrays, out = later("outputs_in_place").behind_inputs(model, inputs)
+    arrays, out = import_on_use("outputs_in_place").behind_inputs(model, inputs)
     if out is None:  # a run without `out` is a shorter call
         return lambda: model.run(arrays)
     return lambda: model.run(arrays, out)

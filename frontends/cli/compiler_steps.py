@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import typer
 
-from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
+from bessemer.compiler.codegen.kernels.parameterize_constants import parameterize_constants
 from bessemer.compiler.driver import processor_of
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph
@@ -61,5 +61,5 @@ def schedule(graph: Graph, options: Options) -> Scheduled:
     target = processor_of(options)
     graph = graph_after(graph, options)
     found = fit_memory(graph, options, target)
-    (program,) = share_numbers([found.program])
+    (program,) = parameterize_constants([found.program])
     return Scheduled(found.graph, program, found.plan, target)

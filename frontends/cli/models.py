@@ -12,7 +12,7 @@ from typing import Any
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
 from bessemer.frontends.given_sizes import check_dimensions
-from bessemer.frontends.later import later
+from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.random_inputs import (
     default_sizes,
     index_limits,
@@ -33,7 +33,7 @@ def open_on_device(path: Path, dims: Mapping[str, int], target: str, **options: 
     """Loads an artifact for GPUs, or compiles a model for the GPU at hand."""
     if is_artifact(path):
         return load(path, device=0)
-    model = later("compile").compile(path, dims=dims, target=target, **options)
+    model = import_on_use("compile").compile(path, dims=dims, target=target, **options)
     assert isinstance(model, DeviceModel)
     return model
 
@@ -42,7 +42,7 @@ def open_model(path: Path, dims: Mapping[str, int], threads: int, **options: Any
     """Loads an artifact, or compiles a model (through the cache); options as `bessemer.compile`."""
     if is_artifact(path):
         return load(path, threads=threads)
-    model = later("compile").compile(path, dims=dims, threads=threads, **options)
+    model = import_on_use("compile").compile(path, dims=dims, threads=threads, **options)
     assert isinstance(model, CompiledModel)
     return model
 
@@ -71,4 +71,4 @@ def limits_of(
     """The lengths of the tables that integer inputs index; only a model's file tells them."""
     if is_artifact(path) or not any(info.dtype in ("int32", "int64") for info in model.inputs):
         return {}
-    return index_limits(later("models_in").as_graph(path, dims))
+    return index_limits(import_on_use("models_in").as_graph(path, dims))

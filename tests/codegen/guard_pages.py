@@ -19,7 +19,7 @@ import bessemer
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.memory_plan import plan_memory
-from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.live_ranges import LiveRange
 from bessemer.runtime.arrays import address, numpy_dtype
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import Context
@@ -64,7 +64,7 @@ class Fences:
         self.arena: list[int] = []
 
     def place(
-        self, wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
+        self, wanted: Sequence[tuple[Value, int]], ranges: Mapping[Value, LiveRange]
     ) -> tuple[dict[Value, int], int]:
         """In place of `place_values`: every value ends at a page of its own."""
         places: dict[Value, int] = {}

@@ -9,7 +9,7 @@ from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.live_ranges import LiveRange
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.memory_plan.stack_values import Stack, best_stack
 from bessemer.compiler.schedule.program import build_program
@@ -24,10 +24,10 @@ def test_values_alive_together_never_overlap_whatever_their_sizes(seed: int) -> 
     rng = np.random.default_rng(seed)
     values = [Value(TensorType(f32, (1,))) for _ in range(30)]
     starts = rng.integers(0, 40, len(values))
-    lives = {v: Life(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
+    ranges = {v: LiveRange(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
     sizes = {v: KINDS[rng.integers(len(KINDS))] for v in values}
     example = [(v, evaluate_named(sizes[v], {"n": 64, "m": 64})) for v in values]
-    stack, waste = best_stack([example], lives, 64)
+    stack, waste = best_stack([example], ranges, 64)
     assert waste < 1.5
     definitions, offsets, end = stack.places(sizes)
     for at in ({"n": 1, "m": 900}, {"n": 64, "m": 64}, {"n": 300, "m": 0}):
@@ -39,7 +39,7 @@ def test_values_alive_together_never_overlap_whatever_their_sizes(seed: int) -> 
         assert last == evaluate_named(end, found) == stack.height(number)
         for v in values:
             for w in values:
-                meet = lives[v].first <= lives[w].last and lives[w].first <= lives[v].last
+                meet = ranges[v].first <= ranges[w].last and ranges[w].first <= ranges[v].last
                 if v is not w and meet and number[v] and number[w]:
                     assert place[v] + number[v] <= place[w] or place[w] + number[w] <= place[v]
 
@@ -49,7 +49,7 @@ def test_of_several_plans_the_one_is_taken_whose_worst_case_is_best(seed: int) -
     rng = np.random.default_rng(seed)
     values = [Value(TensorType(f32, (1,))) for _ in range(30)]
     starts = rng.integers(0, 40, len(values))
-    lives = {v: Life(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
+    ranges = {v: LiveRange(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
     examples = [[(v, int(rng.integers(0, 2000))) for v in values] for _ in range(4)]
 
     def worst(places: Stack) -> float:
@@ -58,14 +58,14 @@ def test_of_several_plans_the_one_is_taken_whose_worst_case_is_best(seed: int) -
         for example in examples:
             steps = range(60)
             alive = [
-                sum(size for v, size in example if lives[v].first <= step <= lives[v].last)
+                sum(size for v, size in example if ranges[v].first <= step <= ranges[v].last)
                 for step in steps
             ]
             found.append(places.height(dict(example)) / max(alive))
         return max(found)
 
-    stack, waste = best_stack(examples, lives, 64)
-    others = [worst(best_stack([example], lives, 64)[0]) for example in examples]
+    stack, waste = best_stack(examples, ranges, 64)
+    others = [worst(best_stack([example], ranges, 64)[0]) for example in examples]
     assert waste == worst(stack) == min(others) < max(others)
 
 
@@ -75,15 +75,15 @@ def test_a_value_names_only_those_right_below_it(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = [Value(TensorType(f32, (1,))) for _ in range(40)]
     starts = rng.integers(0, 30, len(values))
-    lives = {v: Life(int(s), int(s + rng.integers(0, 20))) for v, s in zip(values, starts)}
+    ranges = {v: LiveRange(int(s), int(s + rng.integers(0, 20))) for v, s in zip(values, starts)}
     example = [(v, int(rng.integers(1, 9)) * 64) for v in values]
-    stack, _ = best_stack([example], lives, 64)
+    stack, _ = best_stack([example], ranges, 64)
     order = [*stack.below]
     all_pairs = {
         (upper, lower)
         for place, upper in enumerate(order)
         for lower in order[:place]
-        if lives[upper].first <= lives[lower].last and lives[lower].first <= lives[upper].last
+        if ranges[upper].first <= ranges[lower].last and ranges[lower].first <= ranges[upper].last
     }
     wanted = {
         (upper, lower)
@@ -98,9 +98,9 @@ def test_a_thousand_ends_are_planned_and_compared_again() -> None:
     """Two compilations of one network: the second compares its sizes with those of the first."""
     for _ in range(2):
         values = [Value(TensorType(f32, (1,))) for _ in range(1000)]
-        lives = {v: Life(step, step) for step, v in enumerate(values)}
+        ranges = {v: LiveRange(step, step) for step, v in enumerate(values)}
         sizes: dict[Value, Size] = {v: 4 * symbol(f"n{k}") for k, v in enumerate(values)}
-        stack, _ = best_stack([[(v, 256) for v in values]], lives, 64)
+        stack, _ = best_stack([[(v, 256) for v in values]], ranges, 64)
         definitions, _, end = stack.places(sizes)
         at = {f"n{k}": 16 * (k % 7) for k in range(1000)}
         assert evaluate_named(end, define(at, definitions)) == 4 * 16 * 6

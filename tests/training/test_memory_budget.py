@@ -19,10 +19,10 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.schedule.memory.least_cut import least_cut
+from bessemer.compiler.schedule.memory.live_memory import live_memory
+from bessemer.compiler.schedule.memory.minimum_cut import minimum_cut
 from bessemer.compiler.schedule.memory.order_for_memory import order_for_memory
 from bessemer.compiler.schedule.memory.recompute import Planner
-from bessemer.compiler.schedule.memory.residents import residents
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import (
@@ -158,12 +158,12 @@ def test_what_is_computed_again_is_the_same(name: str) -> None:
     graph, share = _canonical(name), NETWORKS[name][1]
     inputs = _inputs(network, step)
     wanted = run_graph(graph, inputs)
-    start = residents(graph).peak()
+    start = live_memory(graph).peak()
     most: int | None = None
     for part in (None, share, 0.01):
         found = Planner(graph).plan(None if part is None else int(part * start))
         verify_graph(found.graph)
-        assert found.peak == residents(found.graph).peak()
+        assert found.peak == live_memory(found.graph).peak()
         most = found.peak if most is None else most
         assert found.peak <= most
         for expected, got in zip(wanted, run_graph(found.graph, inputs), strict=True):
@@ -245,7 +245,7 @@ def test_the_order_is_one_of_computation(name: str) -> None:
     ordered = order_for_memory(graph)
     verify_graph(ordered)
     assert set(ordered.nodes) == set(graph.nodes)
-    assert residents(ordered).peak() <= residents(graph).peak()
+    assert live_memory(ordered).peak() <= live_memory(graph).peak()
     place = {node: number for number, node in enumerate(ordered.nodes)}
     for output, given in graph.updates:
         (writer,) = (n for n in graph.nodes if graph.outputs[output] in n.outputs)
@@ -275,14 +275,14 @@ def test_the_estimate_is_near_the_plan(name: str) -> None:
     assert made.choice.peak == pytest.approx(_arena(made.plan), rel=0.25)
 
 
-def test_the_least_cut_is_that_of_networkx() -> None:
+def test_the_minimum_cut_is_that_of_networkx() -> None:
     rng = np.random.default_rng(5)
     for _ in range(60):
         count = int(rng.integers(4, 14))
         prices = {k: int(rng.integers(1, 30)) for k in range(count)}
         links = [(a, b) for a in range(count) for b in range(a + 1, count) if rng.random() < 0.3]
         sources, sinks = [0, 1], [count - 2, count - 1]
-        cut = least_cut(prices, links, sources, sinks)
+        cut = minimum_cut(prices, links, sources, sinks)
         network = networkx.DiGraph()
         for place, price in prices.items():
             network.add_edge((place, 0), (place, 1), capacity=price)

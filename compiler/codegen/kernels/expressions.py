@@ -13,9 +13,9 @@ from functools import partial, reduce
 from bessemer.compiler.codegen import arithmetic
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
 from bessemer.compiler.codegen.kernels import calls, conversions, loads
+from bessemer.compiler.codegen.kernels.activation_patterns import recognized_function
 from bessemer.compiler.codegen.kernels.byte_tables import look_up
 from bessemer.compiler.codegen.kernels.indices import Indices
-from bessemer.compiler.codegen.kernels.joined_functions import joined
 from bessemer.compiler.codegen.kernels.quantization import quantized
 from bessemer.compiler.codegen.kernels.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.kernels.state import KernelState, number
@@ -181,7 +181,7 @@ class _Evaluation:
     def _joined(self, node: expr.Binary) -> Value | None:
         """Several operations as one function; None if there is no such function, or a part of them
         has been computed already."""
-        found = joined(node)
+        found = recognized_function(node)
         if found is None or (found.inner, self.state.guard) in self.state.values:
             return None
         if found.function in vector_math.LOOKED_UP and not self.state.target.has_lookup:

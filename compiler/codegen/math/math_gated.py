@@ -2,7 +2,7 @@
 function; also softplus, which is a part of mish, and GELU's derivative.
 
 GELU is max(x, 0) - h(|x|), where h(t) = t Phi(-t). Unlike with 1 + erf(x), nothing cancels for
-negative x. h is a quartic in every interval of |x| (see `math_pieces`); in the last
+negative x. h is a quartic in every interval of |x| (see `math_piecewise`); in the last
 interval it is below 5.3e-8 and taken as 0. The approximation of GELU by tanh is computed in the
 same way with another h.
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS, exp, scale_and_rest
 from bessemer.compiler.codegen.math.math_instructions import size_below
-from bessemer.compiler.codegen.math.math_pieces import Pieces
+from bessemer.compiler.codegen.math.math_piecewise import Intervals
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_least,
@@ -27,7 +27,7 @@ from bessemer.compiler.codegen.math.math_terms import (
     select,
 )
 
-_PIECES = Pieces(width=0.125, edge=2.0)
+_INTERVALS = Intervals(width=0.125, edge=2.0)
 _BY_ERF = (
     (0.0, 0.05628272, 0.10032342, 0.13268633, 0.15426877, 0.16624096, 0.16997051, 0.16693859,
      0.15865526, 0.14658134, 0.13206221, 0.116277866, 0.1002108, 0.08463208, 0.070103526,
@@ -83,7 +83,7 @@ _BY_TANH = (
      0.00014561131, 4.849909e-05, 1.3887062e-05, 3.4054622e-06, 7.119855e-07, 0.0),
 )  # fmt: skip
 
-_SLOPE_PIECES = Pieces(width=0.125, edge=1.5)
+_SLOPE_INTERVALS = Intervals(width=0.125, edge=1.5)
 _SLOPE = (
     (0.5, 0.40078208, 0.30462664, 0.21438457, 0.13250488, 0.060884923, 0.0007742783, -0.04726117,
      -0.08331547, -0.10806671, -0.12266158, -0.12857614, -0.12746918, -0.11092615, -0.0852318,
@@ -131,16 +131,16 @@ def gelu_by_tanh(x: Term) -> Term:
 
 
 def _without_hump(x: Term, table: Sequence[Sequence[float]]) -> Term:
-    _, rest, piece = _PIECES.cut(size_below(x, _PIECES.last))
+    _, rest, interval = _INTERVALS.locate(size_below(x, _INTERVALS.last))
     # A NaN, which the limit has lost, comes back by x; zeros times -inf, which it lets pass, are
     # NaN.
-    return at_least(x, 0.0) - _PIECES.polynomial(table, rest, piece)
+    return at_least(x, 0.0) - _INTERVALS.polynomial(table, rest, interval)
 
 
 def gelu_slope(x: Term) -> Term:
     """GELU's derivative, Phi(x) + x phi(x); for positive x, 1 minus that of -x."""
-    _, rest, piece = _SLOPE_PIECES.cut(at_most(abs(x), _SLOPE_PIECES.last))
-    slope = _SLOPE_PIECES.polynomial(_SLOPE, rest, piece)
+    _, rest, interval = _SLOPE_INTERVALS.locate(at_most(abs(x), _SLOPE_INTERVALS.last))
+    slope = _SLOPE_INTERVALS.polynomial(_SLOPE, rest, interval)
     return select(x < 0.0, slope, 1.0 - slope)
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS
-from bessemer.compiler.codegen.math.math_logarithm_pieces import (
-    log1p_by_pieces,
-    log_by_pieces,
-    log_of_words_by_pieces,
+from bessemer.compiler.codegen.math.math_logarithm_tables import (
+    log1p_by_table,
+    log_by_table,
+    log_of_words_by_table,
 )
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
@@ -73,7 +73,7 @@ def _log_of_parts(k: Term, f: Term) -> Term:
 def _log_of_words(high: Term, low: Term, more: Term | None = None) -> Term:
     """log(high + low) + more * ln 2, for positive normal high; undefined for anything else."""
     if high.writer.has_lookup:
-        return log_of_words_by_pieces(high, low, more)
+        return log_of_words_by_table(high, low, more)
     k, m, inverse = exponent_and_fraction(high)
     k = k if more is None else k + more
     return _log_of_parts(k, fma(low * inverse.as_float(), 0.5, m - 1.0))
@@ -81,7 +81,7 @@ def _log_of_words(high: Term, low: Term, more: Term | None = None) -> Term:
 
 def log(x: Term) -> Term:
     if x.writer.has_lookup:
-        return log_by_pieces(x)
+        return log_by_table(x)
     form, smallest = FORMATS[x.kind], _SMALLEST_NORMAL[x.kind]
     denormal, lift = x < smallest, float(form.mantissa + 1)
     k, m, _ = exponent_and_fraction(select(denormal, x * 2.0**lift, x))
@@ -91,7 +91,7 @@ def log(x: Term) -> Term:
 
 def log1p(x: Term) -> Term:
     if x.writer.has_lookup:
-        return log1p_by_pieces(x)
+        return log1p_by_table(x)
     high, low = exact_sum(1.0, x)
     return with_sign_of(_outside(x, _log_of_words(high, low), x, -1.0), x)
 

@@ -1,7 +1,7 @@
 """pow(x, y) = exp(y log|x|), with the special cases of C's pow (C17, F.10.4.4).
 
 The product y log|x| needs more bits than the result has: f32 computes it in f64 (with lookups:
-`math_power_pieces`); f64 keeps the logarithm as two words, good to about 2^-66 (in the manner of
+`math_power_tables`); f64 keeps the logarithm as two words, good to about 2^-66 (in the manner of
 Gal and of SLEEF's pow). Polynomials: minimax as described in `math_exponential`.
 """
 
@@ -11,7 +11,7 @@ import math
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS, exp_minus_one_of, reduced
 from bessemer.compiler.codegen.math.math_logarithm import exponent_and_fraction
-from bessemer.compiler.codegen.math.math_power_pieces import power_of_size
+from bessemer.compiler.codegen.math.math_power_tables import power_of_size
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_least,

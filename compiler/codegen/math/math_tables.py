@@ -1,7 +1,7 @@
 """erf and tanh by table lookups in registers, for machines that look 16 numbers up at once.
 
-Both are quartics in every interval of |x| (see `math_pieces`): one lookup for each coefficient, and
-no branches for small and large arguments. In the last interval, from `last` on, they are 1.
+Both are quartics in every interval of |x| (see `math_piecewise`): one lookup for each coefficient,
+and no branches for small and large arguments. In the last interval, from `last` on, they are 1.
 
 Fits as described in `math_exponential`, relative errors 2^-24.9 (erf) and 2^-23.9 (tanh) before the
 last rounding. A table has a tuple for every power.
@@ -9,7 +9,7 @@ last rounding. A table has a tuple for every power.
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.math.math_pieces import Pieces
+from bessemer.compiler.codegen.math.math_piecewise import Intervals
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_most,
@@ -18,9 +18,9 @@ from bessemer.compiler.codegen.math.math_terms import (
     with_sign_of,
 )
 
-_ERF_LAST, _ERF_PIECES = 3.93, Pieces(width=0.0625, edge=0.5)
-_ONE_PLUS_ERF_LAST, _ONE_PLUS_ERF_PIECES = 3.93, Pieces(width=0.125, edge=3.875)
-_TANH_LAST, _TANH_PIECES = 8.9, Pieces(width=0.125, edge=1.125)
+_ERF_LAST, _ERF_INTERVALS = 3.93, Intervals(width=0.0625, edge=0.5)
+_ONE_PLUS_ERF_LAST, _ONE_PLUS_ERF_INTERVALS = 3.93, Intervals(width=0.125, edge=3.875)
+_TANH_LAST, _TANH_INTERVALS = 8.9, Intervals(width=0.125, edge=1.125)
 _ERF = (
     (0.0, 0.07043198, 0.1403162, 0.20911768, 0.2763264, 0.34146863, 0.4041169, 0.46389812,
      0.5204999, 0.6232409, 0.71115565, 0.7840751, 0.8427008, 0.8883882, 0.92290014, 0.94817007,
@@ -104,20 +104,20 @@ _ONE_PLUS_ERF = (
 
 def erf_by_table(x: Term) -> Term:
     size = at_most(abs(x), _ERF_LAST)
-    centre, rest, piece = _ERF_PIECES.cut(size)
-    slope = _ERF_PIECES.polynomial(_ERF[1:], rest, piece)
+    centre, rest, interval = _ERF_INTERVALS.locate(size)
+    slope = _ERF_INTERVALS.polynomial(_ERF[1:], rest, interval)
     # Around zero the function is x + x P: x itself has no error.
-    value = select(centre.equals(0.0), size, _ERF_PIECES.coefficient(_ERF[0], piece))
+    value = select(centre.equals(0.0), size, _ERF_INTERVALS.coefficient(_ERF[0], interval))
     return with_sign_of(fma(slope, rest, value), x)
 
 
 def one_plus_erf(x: Term) -> Term:
     """1 + erf(x) for GELU, in fewer instructions than erf. Its error is at most one unit in the
     last place of 1, also for x < 0, where the result approaches 0."""
-    _, rest, piece = _ONE_PLUS_ERF_PIECES.cut(at_most(abs(x), _ONE_PLUS_ERF_LAST))
-    return 1.0 + with_sign_of(_ONE_PLUS_ERF_PIECES.polynomial(_ONE_PLUS_ERF, rest, piece), x)
+    _, rest, interval = _ONE_PLUS_ERF_INTERVALS.locate(at_most(abs(x), _ONE_PLUS_ERF_LAST))
+    return 1.0 + with_sign_of(_ONE_PLUS_ERF_INTERVALS.polynomial(_ONE_PLUS_ERF, rest, interval), x)
 
 
 def tanh_by_table(x: Term) -> Term:
-    _, rest, piece = _TANH_PIECES.cut(at_most(abs(x), _TANH_LAST))
-    return with_sign_of(_TANH_PIECES.polynomial(_TANH, rest, piece), x)
+    _, rest, interval = _TANH_INTERVALS.locate(at_most(abs(x), _TANH_LAST))
+    return with_sign_of(_TANH_INTERVALS.polynomial(_TANH, rest, interval), x)

@@ -24,7 +24,7 @@ from bessemer.compiler.ops.composite.composite import (
 from bessemer.compiler.ops.composite.composite_reduce import reduce
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.compiler.ops.composite.composite_small import small_cast
-from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS, integer_range
+from bessemer.compiler.ops.narrow_types import FORMATS, WIDTHS, integer_range
 
 
 def quantize_linear(

@@ -8,7 +8,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, f8e8m0, f32, u8, u32
 from bessemer.compiler.ops.composite.composite import binary, cast, where
-from bessemer.compiler.ops.small_numbers import FORMATS
+from bessemer.compiler.ops.narrow_types import FORMATS
 
 Rounding = Literal["up", "down", "nearest"]
 _MANTISSA = 23

@@ -3,7 +3,7 @@
 The output is a copy of `x` with `updates` put in, or combined with what is there by `reduction`:
 "none" (the update replaces; of several at one place the last stays), "add", "mul", "max" or "min".
 Combining goes in the order of the updates. Indices are as in index.py. Where the output may
-have the memory of `x`, there is nothing to copy (schedule/written_over.py).
+have the memory of `x`, there is nothing to copy (schedule/in_place_updates.py).
 """
 
 from __future__ import annotations

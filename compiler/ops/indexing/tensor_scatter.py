@@ -6,7 +6,7 @@
 The mode "linear" has no remainder: there a place behind the last one is an error. Below `cleared`
 a sample's places behind its new rows become zeros: whoever multiplies what counts of a longer
 sample with nothing of this one then finds numbers there. Where the output has the memory of `x`,
-only the new rows and these zeros are written (schedule/written_over.py).
+only the new rows and these zeros are written (schedule/in_place_updates.py).
 """
 
 from __future__ import annotations

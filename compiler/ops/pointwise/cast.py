@@ -38,9 +38,9 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_one_shape, require_one_type
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
+from bessemer.compiler.ops.narrow_types import decoded, encoded
 from bessemer.compiler.ops.pointwise.gradients_pointwise import cast_gradient, select_gradient
 from bessemer.compiler.ops.precise import is_float
-from bessemer.compiler.ops.small_numbers import decoded, encoded
 
 
 def _cast_infer(x: TensorType, *, dtype: DType) -> TensorType:

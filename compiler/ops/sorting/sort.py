@@ -29,7 +29,7 @@ from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.movement.gradients_move import top_k_gradient
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
-from bessemer.compiler.ops.sorting.extreme_place import find_extremes
+from bessemer.compiler.ops.sorting.arg_extremes import find_extremes
 from bessemer.compiler.ops.sorting.heap import Heap
 from bessemer.compiler.ops.sorting.insertion import best_places, is_by_insertion
 from bessemer.compiler.ops.sorting.sort_keys import is_packable, packed_key, place_in

@@ -8,9 +8,10 @@ becomes
     present = slice(arrays)                   [b,h,n+m,d]
 
 The caller says how many places the arrays have, by a symbol of their own. If the caller passes the
-same array for both, a step of a decoder copies no keys and values (schedule/written_over.py), and
-its attention reads the places in use directly. Nodes that read past are ordered after the writing,
-unless the new values are computed from it. Places along the first axis are written by a scatter_nd.
+same array for both, a step of a decoder copies no keys and values (schedule/in_place_updates.py),
+and its attention reads the places in use directly. Nodes that read past are ordered after the
+writing, unless the new values are computed from it. Places along the first axis are written by a
+scatter_nd.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.options import Tuning
-from bessemer.compiler.schedule.derived import name_derived_sizes
+from bessemer.compiler.schedule.derived_sizes import name_derived_sizes
 from bessemer.compiler.schedule.device.attention import lower_device_attention, may_attend
 from bessemer.compiler.schedule.device.contraction import lower_device_contraction
 from bessemer.compiler.schedule.device.lowering import DeviceLowering

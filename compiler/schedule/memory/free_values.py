@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, is_widening, kind_of
-from bessemer.compiler.schedule.memory.least_cut import least_cut
-from bessemer.compiler.schedule.memory.residents import Count, Work
+from bessemer.compiler.schedule.memory.live_memory import Count, Work
+from bessemer.compiler.schedule.memory.minimum_cut import minimum_cut
 
 TWELFTHS = 15
 """A value may be computed again from values of at most this many twelfths of its own bytes."""
@@ -58,7 +58,7 @@ class _Cutter:
         dearest = 64 * (1 + sum(self._bytes(v) for v in wanted))
         prices = {v: dearest if v in views else self._price(v, written) for v in wanted}
         sources = [value for value in prices if value not in simple]
-        kept = least_cut(prices, links, sources, [value for value in prices if value in used])
+        kept = minimum_cut(prices, links, sources, [value for value in prices if value in used])
         return self._behind(used, kept, simple, given)
 
     def _price(self, value: Value, written: Collection[Value]) -> int:

@@ -3,7 +3,7 @@
 A group's kernel runs at the place of the group's last node. A group that frees more memory than it
 takes (an optimizer's update, after which a gradient is not needed) should run as early as possible,
 and a group that takes more than it frees (a mask) as late as possible. Several orders are tried,
-and compared by the bytes alive (residents.py). The order is only changed if that saves something.
+and compared by the bytes alive (live_memory.py). The order is only changed if that saves something.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import defined_symbols
-from bessemer.compiler.schedule.memory.residents import Count, Residents, Work, residents
+from bessemer.compiler.schedule.memory.live_memory import Count, LiveMemory, Work, live_memory
 
 SMALL = 64
 """A value this many times smaller than what it is computed from is computed as soon as possible, so
@@ -28,11 +28,11 @@ WORTH = 0.005
 def order_for_memory(graph: Graph, count: Count | None = None) -> Graph:
     """The graph in the best order found; the same object if its own order is the best.
 
-    A graph whose nodes find out sizes while running is not changed. `count` is as in residents.
+    A graph whose nodes find out sizes while running is not changed. `count` is as in live_memory.
     """
     if any(defined_symbols(node) for node in graph.nodes):
         return graph
-    found = residents(graph, count)
+    found = live_memory(graph, count)
     before = _dependencies(graph, found)
     early = _scheduled(found, found.works, before)
     late = _scheduled_late(found, found.works, before)
@@ -52,7 +52,7 @@ def _written(graph: Graph, works: Sequence[Work]) -> tuple[Node, ...]:
 Before = Mapping[Work, set[Work]]
 
 
-def _dependencies(graph: Graph, found: Residents) -> Before:
+def _dependencies(graph: Graph, found: LiveMemory) -> Before:
     """The works that must be done before each work.
 
     The new value of a state overwrites the old one. So it is computed after the works that read the
@@ -92,7 +92,7 @@ def _reachable(work: Work, after: Mapping[Work, set[Work]]) -> set[Work]:
     return seen
 
 
-def _scheduled(found: Residents, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
+def _scheduled(found: LiveMemory, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
     """The order, changed so that works that free as much as they take run as soon as they can. So
     do small works, and works whose only purpose is a next one that frees memory."""
     readers: dict[Value, set[Work]] = {value: set() for value in found.sizes}
@@ -133,7 +133,7 @@ def _scheduled(found: Residents, order: Sequence[Work], before: Before) -> tuple
     return _listed(order, before, gain, finish)
 
 
-def _scheduled_late(found: Residents, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
+def _scheduled_late(found: LiveMemory, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
     """The order, changed so that works that take more than they free run as late as they can. Seen
     from the end, a work frees what it writes and needs what it reads."""
     alive: set[Value] = set()

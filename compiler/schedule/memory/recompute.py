@@ -10,9 +10,9 @@ of memory, more is, as far as the budget requires:
   again when the backward half comes to it (Chen et al. 2016, Training deep nets with sublinear
   memory cost). What remains of the budget goes to the values that cost most.
 
-Every plan is judged by the bytes alive in the graph that it leads to (residents.py). Of those that
-fit, the plan with the least cost is taken. Except for what is free, nothing is computed more than
-twice.
+Every plan is judged by the bytes alive in the graph that it leads to (live_memory.py). Of those
+that fit, the plan with the least cost is taken. Except for what is free, nothing is computed more
+than twice.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from itertools import accumulate
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.memory.free_values import free_values
+from bessemer.compiler.schedule.memory.live_memory import Count, LiveMemory, live_memory, typical
 from bessemer.compiler.schedule.memory.order_for_memory import order_for_memory
 from bessemer.compiler.schedule.memory.rematerialize import rematerialized
-from bessemer.compiler.schedule.memory.residents import Count, Residents, residents, typical
 from bessemer.compiler.schedule.memory.work_costs import node_cost, operations
 
 SMALL = 48
@@ -65,7 +65,7 @@ class Planner:
     def __init__(self, graph: Graph, count: Count | None = None) -> None:
         self._count = count = count or typical
         graph = order_for_memory(graph, count)
-        self._start = _Plan(graph, residents(graph, count))
+        self._start = _Plan(graph, live_memory(graph, count))
         self._turn = turning_point(graph, self._start.found)
         self._free = _ordered(_without_free(self._start, self._turn, count), count)
         self._chooser: _Chooser | None = None
@@ -88,7 +88,7 @@ class _Plan:
     these."""
 
     graph: Graph
-    found: Residents
+    found: LiveMemory
     repeated: tuple[Node, ...] = ()
     cost: int = 0
 
@@ -101,7 +101,7 @@ def _ordered(plan: _Plan, count: Count) -> _Plan:
     graph = order_for_memory(plan.graph, count)
     if graph is plan.graph:
         return plan
-    return replace(plan, graph=graph, found=residents(graph, count))
+    return replace(plan, graph=graph, found=live_memory(graph, count))
 
 
 def _recomputation(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomputation:
@@ -120,7 +120,7 @@ def _recomputation(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomp
     )
 
 
-def turning_point(graph: Graph, found: Residents) -> int:
+def turning_point(graph: Graph, found: LiveMemory) -> int:
     """The place of the work after which the backward half begins: the one that computes the loss,
     or otherwise the one after which the most bytes are in memory that were written before and are
     needed for long."""
@@ -134,20 +134,20 @@ def turning_point(graph: Graph, found: Residents) -> int:
     return lying.index(most) if most else 0
 
 
-def _lying(found: Residents) -> list[int]:
+def _lying(found: LiveMemory) -> list[int]:
     """The bytes, after each work, of values that were written before and are needed for long."""
     works = len(found.works)
     change = [0] * (works + 1)
-    for value, (first, last) in found.lives().items():
+    for value, (first, last) in found.live_ranges().items():
         if (last - first) * LONG > works:
             change[first] += found.sizes[value]
             change[last] -= found.sizes[value]
     return list(accumulate(change[:works]))
 
 
-def _across(found: Residents, turn: int) -> list[Value]:
+def _across(found: LiveMemory, turn: int) -> list[Value]:
     """The values that are written before the turning point and read after it."""
-    return [v for v, (first, last) in found.lives().items() if first <= turn < last]
+    return [v for v, (first, last) in found.live_ranges().items() if first <= turn < last]
 
 
 def _without_free(start: _Plan, turn: int, count: Count) -> _Plan:
@@ -164,7 +164,7 @@ def _made(
     made = rematerialized(start.graph, start.found.works, turn, again, apart)
     price = sum(node_cost(node, count) for node in made.repeated)
     repeated = (*start.repeated, *made.repeated)
-    return _Plan(made.graph, residents(made.graph, count), repeated, start.cost + price)
+    return _Plan(made.graph, live_memory(made.graph, count), repeated, start.cost + price)
 
 
 class _Chooser:
@@ -175,7 +175,7 @@ class _Chooser:
         self.start = start
         self.count = count
         self.found = found = start.found
-        self.lives = found.lives()
+        self.live_ranges = found.live_ranges()
         self.turn = turning_point(start.graph, found)
         self.early = found.works[: self.turn + 1]
         self.across = set(_across(found, self.turn))
@@ -188,7 +188,7 @@ class _Chooser:
         }
         self.large = [
             value
-            for value, (first, _) in self.lives.items()
+            for value, (first, _) in self.live_ranges.items()
             if first <= self.turn and value not in late and found.sizes[value] * SMALL > largest
         ]
         self.inside: dict[Value, list[Node]] = {value: [] for value in self.large}
@@ -278,9 +278,9 @@ class _Chooser:
             sofar += size
             if sofar * count >= total * part and part < count:
                 part = sofar * count // max(total, 1) + 1
-                kept |= {v for v in self.large if self.lives[v][0] <= place < last.get(v, -1)}
+                kept |= {v for v in self.large if self.live_ranges[v][0] <= place < last.get(v, -1)}
                 end = place
-        return kept | {v for v in self.large if v in self.across and self.lives[v][0] > end}
+        return kept | {v for v in self.large if v in self.across and self.live_ranges[v][0] > end}
 
     def _last_early(self) -> dict[Value, int]:
         last: dict[Value, int] = {}

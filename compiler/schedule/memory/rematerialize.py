@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.schedule.memory.residents import Work
+from bessemer.compiler.schedule.memory.live_memory import Work
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.schedule.grouping.kinds import is_costly, kind_of
-from bessemer.compiler.schedule.memory.residents import Count
+from bessemer.compiler.schedule.memory.live_memory import Count
 
 BALANCE = 8
 """Operations that a processor does while it moves a byte between memory and itself."""

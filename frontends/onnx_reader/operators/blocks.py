@@ -9,7 +9,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, dtype_of, f32, f64, i8, u8
 from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
 from bessemer.compiler.ops.contractions.nibbles import pack_blocks, pack_units
-from bessemer.compiler.ops.small_numbers import SIGNED, WIDTHS
+from bessemer.compiler.ops.narrow_types import SIGNED, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized

@@ -15,7 +15,7 @@ from bessemer.compiler.ops.composite.composite_quantize import (
     quantize_linear,
 )
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
+from bessemer.compiler.ops.narrow_types import FORMATS, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized

@@ -18,9 +18,9 @@ from pathlib import Path
 from string import Template
 
 from bessemer.compiler.codegen.artifact.link import linker_command
+from bessemer.compiler.codegen.ptx.device_library.c_contexts import LIFE
 from bessemer.compiler.codegen.ptx.device_library.c_driver import DRIVER
 from bessemer.compiler.codegen.ptx.device_library.c_header import STATUS_TEXTS, device_header
-from bessemer.compiler.codegen.ptx.device_library.c_life import LIFE
 from bessemer.compiler.codegen.ptx.device_library.c_run import RUN
 from bessemer.compiler.codegen.ptx.device_library.c_tables import Tables, c_string
 from bessemer.compiler.errors import CompileError

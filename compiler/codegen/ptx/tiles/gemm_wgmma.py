@@ -22,7 +22,7 @@ from bessemer.compiler.codegen.arithmetic import compare
 from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.kernels.cpu import emit_store
 from bessemer.compiler.codegen.kernels.state import number
-from bessemer.compiler.codegen.ptx import barrier_words, shared_memory
+from bessemer.compiler.codegen.ptx import mbarriers, shared_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.kernel import begin, finish
@@ -124,7 +124,7 @@ class _Kernel(Emitter):
     def slab(self) -> Slab:
         """The widest slab for which there is room."""
         room = self.state.device.shared_bytes - self.stages * (
-            self.stage_bytes + 2 * barrier_words.BYTES
+            self.stage_bytes + 2 * mbarriers.BYTES
         )
         for columns in _SLAB_COLUMNS:
             slab = slab_of(self.contract, 16, columns)
@@ -138,15 +138,15 @@ class _Kernel(Emitter):
 
     @property
     def shared_bytes(self) -> int:
-        return self.barriers_at + 2 * self.stages * barrier_words.BYTES
+        return self.barriers_at + 2 * self.stages * mbarriers.BYTES
 
     def full(self, stage: Word) -> Word:
         """The barrier on which consumers wait until a stage has been copied."""
-        return self.words.add(self.words.mul(stage, barrier_words.BYTES), self.barriers_at)
+        return self.words.add(self.words.mul(stage, mbarriers.BYTES), self.barriers_at)
 
     def empty(self, stage: Word) -> Word:
         """The barrier on which the producer waits until a stage has been multiplied."""
-        return self.words.add(self.full(stage), self.stages * barrier_words.BYTES)
+        return self.words.add(self.full(stage), self.stages * mbarriers.BYTES)
 
     # The kernel
 
@@ -165,9 +165,9 @@ class _Kernel(Emitter):
 
     def _initialize(self) -> None:
         for stage in range(self.stages):
-            barrier_words.initialize(self.writer, self.full(stage), 1)
-            barrier_words.initialize(self.writer, self.empty(stage), 4 * self.groups)
-        barrier_words.publish(self.writer)
+            mbarriers.initialize(self.writer, self.full(stage), 1)
+            mbarriers.initialize(self.writer, self.empty(stage), 4 * self.groups)
+        mbarriers.publish(self.writer)
 
     def _registers(self, word: str, position: int) -> None:
         if self.groups in _REGISTERS:
@@ -255,9 +255,9 @@ class _Kernel(Emitter):
             w, words = self.writer, self.words
             stage, _, parity = self._stage(done, index)
             # A stage's first use waits for nothing: the phase before the first one has parity 1.
-            barrier_words.wait(self.state, self.empty(stage), words.xor(parity, 1))
+            mbarriers.wait(self.state, self.empty(stage), words.xor(parity, 1))
             full = self.full(stage)
-            barrier_words.expect(w, full, self.stage_bytes)
+            mbarriers.expect(w, full, self.stage_bytes)
             start = words.mul(stage, self.stage_bytes)
             targets = (start, words.add(start, self.left_bytes))
             at = words.add(tile.first, index)
@@ -290,14 +290,14 @@ class _Kernel(Emitter):
             wanted = words.both(first_lane, also if also is not None else True)
             assert isinstance(wanted, Value)
             free = (
-                (lambda: barrier_words.arrive(self.writer, self.empty(stage))),
+                (lambda: mbarriers.arrive(self.writer, self.empty(stage))),
                 frozenset[str](),
             )
             branch(self.state, wanted, (), (free,))
 
         def step(index: Word) -> None:
             stage, at, parity = self._stage(done, index)
-            barrier_words.wait(self.state, self.full(stage), parity)
+            mbarriers.wait(self.state, self.full(stage), parity)
             start = words.mul(stage, self.stage_bytes)
             products.multiply(start, words.add(start, self.left_bytes))
             if products.is_complete:

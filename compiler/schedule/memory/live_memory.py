@@ -45,7 +45,7 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Residents:
+class LiveMemory:
     """The works of a graph in order.
 
     `holder` gives, for a value that lies inside of another's memory, that other value. `sizes` are
@@ -70,7 +70,7 @@ class Residents:
         """The holders that each work writes."""
         return {work: self.held(work.writes) for work in self.works}
 
-    def lives(self, works: Sequence[Work] | None = None) -> dict[Value, tuple[int, int]]:
+    def live_ranges(self, works: Sequence[Work] | None = None) -> dict[Value, tuple[int, int]]:
         """The positions of the first and the last work that need each holder, in this or another
         order."""
         found: dict[Value, tuple[int, int]] = {}
@@ -92,28 +92,30 @@ class Residents:
     def profile(self, works: Sequence[Work] | None = None) -> list[int]:
         """The bytes alive at each work."""
         order = self.works if works is None else works
-        lives = self.lives(order)
+        live_ranges = self.live_ranges(order)
         change = [0] * (len(order) + 1)
-        for value, (first, last) in lives.items():
+        for value, (first, last) in live_ranges.items():
             change[first] += self.sizes[value]
             change[last + 1] -= self.sizes[value]
         found: list[int] = []
         alive = 0
         for time, work in enumerate(order):
             alive += change[time]
-            found.append(alive + work.scratch - self._replaced(work, time, lives))
+            found.append(alive + work.scratch - self._replaced(work, time, live_ranges))
         return found
 
-    def _replaced(self, work: Work, time: int, lives: Mapping[Value, tuple[int, int]]) -> int:
+    def _replaced(self, work: Work, time: int, live_ranges: Mapping[Value, tuple[int, int]]) -> int:
         """The bytes that are saved because an output overwrites an input."""
         target = next(iter(self.writes[work]), None)
-        if not work.replaceable or target is None or lives[target][0] != time:
+        if not work.replaceable or target is None or live_ranges[target][0] != time:
             return 0
-        dying = {v for v in self.held(work.replaceable) if lives[v][1] == time and v is not target}
+        dying = {
+            v for v in self.held(work.replaceable) if live_ranges[v][1] == time and v is not target
+        }
         return self.sizes[target] if dying else 0
 
 
-def residents(graph: Graph, count: Count | None = None) -> Residents:
+def live_memory(graph: Graph, count: Count | None = None) -> LiveMemory:
     """The works of a graph, with the memory that they use. Regions are part of the nodes that
     contain them.
 
@@ -138,7 +140,7 @@ class _Finder:
         self.outputs = set(graph.outputs)
         self.holder: dict[Value, Value] = {}
 
-    def find(self) -> Residents:
+    def find(self) -> LiveMemory:
         places = destinations(self.graph, self.grouping.roots, derived={})
         for part, where in places.items():
             self.holder[part] = where.value
@@ -154,7 +156,7 @@ class _Finder:
                 held = self._held(value)
                 if held not in self.fixed and held not in self.outputs:
                     sizes[held] = self._bytes(held)
-        return Residents(tuple(works), {v: self._held(v) for v in self.holder}, sizes)
+        return LiveMemory(tuple(works), {v: self._held(v) for v in self.holder}, sizes)
 
     def _held(self, value: Value) -> Value:
         while value in self.holder:

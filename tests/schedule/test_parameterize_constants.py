@@ -9,7 +9,7 @@ import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.codegen.artifact.machine import machine_of
-from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
+from bessemer.compiler.codegen.kernels.parameterize_constants import parameterize_constants
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
@@ -148,7 +148,7 @@ def test_a_shared_kernel_reads_back_and_means_the_same(rng: np.random.Generator)
     x = b.input("x", TensorType(f32, (COUNT,)))
     graph = b.finish([_linear(*three)(b, x) for three in ((0.3, 5.0, 0.7), (-0.9, 6.0, 0.1))])
     plain = build_program(graph, host_target())
-    (shared,) = share_numbers([plain])
+    (shared,) = parameterize_constants([plain])
     array = rng.standard_normal(COUNT).astype(np.float32)
     for before, after in zip(launches(plain.steps), launches(shared.steps), strict=True):
         verify_kernel(after.kernel)

@@ -16,8 +16,8 @@ from bessemer.compiler.ir.text.parse_graph import parse_graph
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.options import Options
+from bessemer.compiler.schedule.in_place_updates import with_updates
 from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.schedule.written_over import with_updates
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.models_in import as_graph
 from tests.onnx_check import expected, parsed

@@ -38,7 +38,7 @@ _SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Joined:
+class RecognizedFunction:
     """`function` of `operand`, times `factor` and the expressions in `times`. `inner` is the part
     of the original expression that is no longer needed."""
 
@@ -49,15 +49,15 @@ class Joined:
     times: tuple[Expression, ...] = ()
 
 
-def joined(node: Binary) -> Joined | None:
+def recognized_function(node: Binary) -> RecognizedFunction | None:
     """The function that a sum or product is equal to; None if there is none."""
     if node.dtype is not f32:
         return None
     match node:
         case Binary(_, "add", Constant(_, 1), Unary(_, "erf", operand) as erf):
-            return Joined("one_plus_erf", operand, erf)
+            return RecognizedFunction("one_plus_erf", operand, erf)
         case Binary(_, "add", Unary(_, "erf", operand) as erf, Constant(_, 1)):
-            return Joined("one_plus_erf", operand, erf)
+            return RecognizedFunction("one_plus_erf", operand, erf)
         case Binary(_, "add", left, right):
             return _softplus(node) or _slope(left, right) or _slope(right, left)
         case Binary(_, "mul"):
@@ -66,14 +66,14 @@ def joined(node: Binary) -> Joined | None:
             return None
 
 
-def _gated(node: Binary) -> Joined | None:
+def _gated(node: Binary) -> RecognizedFunction | None:
     """x times a gate of x, and possibly constants, in any order."""
     for factor, x, gate in _products(node):
         match gate:
             case Unary(_, "sigmoid", operand) if operand is x:
-                return Joined("silu", x, gate, factor)
+                return RecognizedFunction("silu", x, gate, factor)
             case Unary(_, "tanh", operand) if _is_softplus(operand, x):
-                return Joined("mish", x, gate, factor)
+                return RecognizedFunction("mish", x, gate, factor)
             case Binary(_, "add", Unary() as curve, Constant(_, 1)):
                 name = _name_of_gelu(curve, x)
             case Binary(_, "add", Constant(_, 1), Unary() as curve):
@@ -81,11 +81,11 @@ def _gated(node: Binary) -> Joined | None:
             case _:
                 continue
         if name is not None:
-            return Joined(name, x, curve, 2.0 * factor)
+            return RecognizedFunction(name, x, curve, 2.0 * factor)
     return None
 
 
-def _slope(first: Expression, second: Expression) -> Joined | None:
+def _slope(first: Expression, second: Expression) -> RecognizedFunction | None:
     """GELU's derivative times anything. The `first` summand contains erf, the `second` the bell
     curve."""
     for erf in _factors(first, ())[1]:
@@ -106,7 +106,7 @@ def _slope(first: Expression, second: Expression) -> Joined | None:
                 continue
             if Counter([*times, x, *bells]) == Counter([*others, erf]):
                 times.remove(erf)
-                return Joined("gelu_slope", x, curve, 2.0 * factor, tuple(times))
+                return RecognizedFunction("gelu_slope", x, curve, 2.0 * factor, tuple(times))
     return None
 
 
@@ -169,7 +169,7 @@ def _is_softplus(node: Expression, x: Expression) -> bool:
     return found is not None and found.operand is x
 
 
-def _softplus(node: Expression) -> Joined | None:
+def _softplus(node: Expression) -> RecognizedFunction | None:
     match node:
         case Binary(_, "add", a, b):
             return _sum_of_parts(a, b) or _sum_of_parts(b, a)
@@ -177,14 +177,14 @@ def _softplus(node: Expression) -> Joined | None:
             return None
 
 
-def _sum_of_parts(positive: Expression, rest: Expression) -> Joined | None:
+def _sum_of_parts(positive: Expression, rest: Expression) -> RecognizedFunction | None:
     """Softplus, as the sum of the positive part of x and the rest."""
     match positive, rest:
         case (
             Binary(_, "max", x, Constant(_, 0)),
             Unary(_, "log1p", Unary(_, "exp", Unary(_, "neg", Unary(_, "abs", value)))),
         ) if value is x:
-            return Joined("softplus", x, rest)
+            return RecognizedFunction("softplus", x, rest)
         case _:
             return None
 

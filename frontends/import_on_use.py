@@ -6,6 +6,6 @@ import importlib
 from typing import Any
 
 
-def later(name: str) -> Any:
+def import_on_use(name: str) -> Any:
     """A module by its name in this package."""
     return importlib.import_module(f"bessemer.frontends.{name}")

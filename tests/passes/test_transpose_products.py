@@ -10,7 +10,7 @@ from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
-from bessemer.compiler.passes.layout.turn_products import turn_products
+from bessemer.compiler.passes.layout.transpose_products import transpose_products
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import Case, N, changed, lines
@@ -28,7 +28,7 @@ def _read_across(batch: Size = 3, permutation: tuple[int, ...] = (0, 2, 1)) -> G
 
 @pytest.mark.parametrize("batch", [3, N])
 def test_a_product_that_is_read_across_is_turned(batch: Size, rng: np.random.Generator) -> None:
-    result = changed(_read_across(batch), [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(_read_across(batch), [transpose_products, remove_dead], rng, rtol=1e-6)
     assert lines(result)[:-1] == [
         "%2 = transpose(%1, permutation=(0, 2, 1))",
         "%3 = matmul(%2, %0)",
@@ -38,7 +38,7 @@ def test_a_product_that_is_read_across_is_turned(batch: Size, rng: np.random.Gen
 
 def test_what_moves_other_axes_too_still_does(rng: np.random.Generator) -> None:
     graph = _read_across(permutation=(2, 0, 1))
-    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(graph, [transpose_products, remove_dead], rng, rtol=1e-6)
     assert [node.operator.name for node in result.nodes] == [
         "transpose", "matmul", "transpose", "exp",
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def test_of_products_of_turned_products_every_other_is_turned(rng: np.random.Gen
     for right in (y, z):
         left = c.of("matmul", c.of("transpose", left, permutation=(0, 2, 1)), right)
     graph = c.b.finish([c.of("exp", c.of("transpose", left, permutation=(0, 2, 1)))])
-    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(graph, [transpose_products, remove_dead], rng, rtol=1e-6)
     assert lines(result)[:-1] == [
         "%3 = transpose(%1, permutation=(0, 2, 1))",
         "%4 = matmul(%3, %0)",
@@ -68,7 +68,7 @@ def test_a_product_of_one_step_is_turned(rng: np.random.Generator) -> None:
     x, dy = c.x(1, 8), c.x(1, 5)
     product = c.of("matmul", c.of("reshape", x, shape=(8, 1)), dy)
     graph = c.b.finish([c.of("exp", c.of("transpose", product, permutation=(1, 0)))])
-    result = changed(graph, [turn_products, simplify, remove_dead], rng, rtol=1e-6)
+    result = changed(graph, [transpose_products, simplify, remove_dead], rng, rtol=1e-6)
     assert lines(result)[:-1] == [
         "%2 = reshape(%1, shape=(5, 1))",
         "%3 = matmul(%2, %0)",
@@ -90,14 +90,14 @@ def _used_thrice(other: str = "") -> Graph:
 
 
 def test_sums_of_products_are_turned_whole(rng: np.random.Generator) -> None:
-    result = changed(_used_thrice(), [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(_used_thrice(), [transpose_products, remove_dead], rng, rtol=1e-6)
     names = [node.operator.name for node in result.nodes]
     assert names == ["transpose", "matmul"] * 3 + ["add", "add", "exp"]
 
 
 @pytest.mark.parametrize("other", ["input", "output"])
 def test_sums_of_products_and_something_else_stay(other: str) -> None:
-    assert turn_products(graph := _used_thrice(other)) is graph
+    assert transpose_products(graph := _used_thrice(other)) is graph
 
 
 def test_a_product_of_flattened_images_is_turned(rng: np.random.Generator) -> None:
@@ -107,7 +107,7 @@ def test_a_product_of_flattened_images_is_turned(rng: np.random.Generator) -> No
     flattened = c.of("transpose", images, permutation=(3, 1, 2, 0))
     product = c.of("matmul", c.of("reshape", flattened, shape=(24, 8)), dy)
     graph = c.b.finish([c.of("exp", c.of("transpose", product, permutation=(1, 0)))])
-    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(graph, [transpose_products, remove_dead], rng, rtol=1e-6)
     assert lines(result)[:-1] == [
         "%2 = transpose(%0, permutation=(0, 3, 1, 2))",
         "%3 = reshape(%2, shape=(8, 24))",
@@ -123,7 +123,7 @@ def test_a_product_that_is_a_row_stays(rng: np.random.Generator) -> None:
     for right in (y, z):
         left = c.of("matmul", c.of("transpose", left, permutation=(1, 0)), right)
     graph = c.b.finish([c.of("exp", c.of("transpose", left, permutation=(1, 0)))])
-    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    result = changed(graph, [transpose_products, remove_dead], rng, rtol=1e-6)
     assert lines(result)[:-1] == [
         "%3 = transpose(%0, permutation=(1, 0))",
         "%4 = matmul(%3, %1)",
@@ -134,7 +134,7 @@ def test_a_product_that_is_a_row_stays(rng: np.random.Generator) -> None:
 
 
 def test_products_that_someone_reads_by_rows_stay() -> None:
-    assert turn_products(graph := _read_across(permutation=(1, 0, 2))) is graph
+    assert transpose_products(graph := _read_across(permutation=(1, 0, 2))) is graph
     for reader in ("exp", "output"):
         c = Case()
         turned = c.of("transpose", c.x(3, 8, 5), permutation=(0, 2, 1))
@@ -142,11 +142,11 @@ def test_products_that_someone_reads_by_rows_stay() -> None:
         across = c.of("transpose", product, permutation=(0, 2, 1))
         other = c.of("exp", product) if reader == "exp" else product
         graph = c.b.finish([across, other])
-        assert turn_products(graph) is graph
+        assert transpose_products(graph) is graph
     c = Case()
     product = c.of("matmul", c.x(3, 5, 8), c.x(3, 8, 7))
     graph = c.b.finish([c.of("transpose", product, permutation=(0, 2, 1))])
-    assert turn_products(graph) is graph, "its left operand would be read across"
+    assert transpose_products(graph) is graph, "its left operand would be read across"
 
 
 def _heads() -> Graph:

@@ -22,22 +22,22 @@ from bessemer.compiler.ir.program import (
 
 
 @dataclass
-class Life:
+class LiveRange:
     """The first and the last step at which a value is needed."""
 
     first: int
     last: int
 
 
-class Lives:
-    """The life of every value that a program touches; aliases live as one.
+class LiveRanges:
+    """The live range of every value that a program touches; aliases have one in common.
 
-    `of` has the lives by the values whose bytes they are (their roots), `used` all values in the
+    `of` has them by the values whose bytes they are (their roots), `used` all values in the
     order of their first use.
     """
 
     def __init__(self, program: Program) -> None:
-        self.of: dict[Value, Life] = {}
+        self.of: dict[Value, LiveRange] = {}
         self.used: dict[Value, None] = {}
         self._root: dict[Value, Value] = {}
         self._members: dict[Value, list[Value]] = {}
@@ -70,11 +70,11 @@ class Lives:
     def _touch(self, value: Value) -> None:
         self.used[value] = None
         value = self.root(value)
-        life = self.of.get(value)
-        if life is None:
-            self.of[value] = Life(self._time, self._time)
+        live = self.of.get(value)
+        if live is None:
+            self.of[value] = LiveRange(self._time, self._time)
         else:
-            life.last = self._time
+            live.last = self._time
 
     def _steps(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -103,14 +103,14 @@ class Lives:
     def replace_in_place(self, kept: set[Value]) -> None:
         """Lets what a step writes take the place of an input that is not needed after it."""
         for time, target, replaceable in self._replacing:
-            life = self.of.get(target)
-            if life is None or life.first != time or target in kept:
+            live = self.of.get(target)
+            if live is None or live.first != time or target in kept:
                 continue
             for source in map(self.root, replaceable):
                 before = self.of[source]
                 if before.last == time and kept.isdisjoint(self.members(source)):
                     self._join(source, target)
-                    before.last = life.last
+                    before.last = live.last
                     del self.of[target]
                     break
 
@@ -147,8 +147,8 @@ class Lives:
         self._depth -= 1
         self._time += 1
         self._touch_all(controls)
-        for value, life in self.of.items():
+        for value, live in self.of.items():
             if value in self._program.capacities:
-                life.first = min(life.first, before) if life.last > before else life.first
-            if life.first <= before < life.last:
-                life.last = self._time
+                live.first = min(live.first, before) if live.last > before else live.first
+            if live.first <= before < live.last:
+                live.last = self._time

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.codegen.kernels.joined_functions import joined
+from bessemer.compiler.codegen.kernels.activation_patterns import recognized_function
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.expr import Binary, Expression, unary
 from bessemer.compiler.ir.types import f32, f64
@@ -77,7 +77,7 @@ SPELLINGS: dict[str, tuple[str, float, Expression]] = {
 def test_a_spelling_is_one_function(spelling: str) -> None:
     function, factor, node = SPELLINGS[spelling]
     assert isinstance(node, Binary)
-    found = joined(node)
+    found = recognized_function(node)
     assert found is not None
     assert found.function == function
     assert found.factor == pytest.approx(factor)
@@ -106,7 +106,7 @@ OTHERS = {
 def test_what_looks_alike_stays_what_it_is(other: str) -> None:
     node = OTHERS[other]
     assert isinstance(node, Binary)
-    assert joined(node) is None
+    assert recognized_function(node) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ numbers.
 The layers of a quantized network differ only in their scales and zero points; a function for each
 would take most of the compile time. A number is only given by the launch if codegen writes the same
 instructions for every number. Numbers that are folded (0, 1, powers of two as factors), that belong
-to a known function (see joined_functions.py), bounds and exponents stay in the code. Equal numbers
-of a kernel stay equal, so that what is computed once in one kernel is computed once in the other.
+to a known function (see activation_patterns.py), bounds and exponents stay in the code. Equal
+numbers of a kernel stay equal, so that what is computed once in one kernel is computed once in the
+other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from functools import partial
 
 import numpy as np
 
-from bessemer.compiler.codegen.kernels.joined_functions import joined
+from bessemer.compiler.codegen.kernels.activation_patterns import recognized_function
 from bessemer.compiler.codegen.kernels.quotients import can_divide
 from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, binary, convert, given
 from bessemer.compiler.ir.loops import Block, Kernel
@@ -45,7 +46,7 @@ class _Shared:
     numbers: tuple[float, ...]
 
 
-def share_numbers(programs: Sequence[Program]) -> list[Program]:
+def parameterize_constants(programs: Sequence[Program]) -> list[Program]:
     """The programs, with one kernel in place of kernels that differ only in numbers."""
     found: dict[Kernel, _Shared] = {}
     alike: dict[object, dict[Kernel, None]] = {}
@@ -141,7 +142,7 @@ class _Replacement:
         return None
 
     def _binary(self, node: Binary) -> Expression | None:
-        function = joined(node)
+        function = recognized_function(node)
         if function is not None:
             operand = self.apply(function.operand)
             return replace_outermost(node, lambda n: operand if n is function.operand else None)

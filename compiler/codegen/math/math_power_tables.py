@@ -1,6 +1,6 @@
 """x|^y in f32 by lookups: log2(x) in f64 from tables with 32 entries, then 2^(y log2(x)) in f32.
 
-x = 2^k m, 1 <= m < 2, log2(x) = (k + t) + log2(1 + f), f = m r - 1, as in `math_logarithm_pieces`.
+x = 2^k m, 1 <= m < 2, log2(x) = (k + t) + log2(1 + f), f = m r - 1, as in `math_logarithm_tables`.
 Here t = -log2(r) is an f32 to 2^-38 (r was searched for that), and f has no error. Only the
 logarithm, its product with y, and the remainder of that product need f64.
 """

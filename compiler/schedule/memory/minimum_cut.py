@@ -11,7 +11,7 @@ _K = TypeVar("_K", bound=Hashable)
 _SOURCE, _SINK = "source", "sink"  # every other point is a pair (place, side)
 
 
-def least_cut(
+def minimum_cut(
     prices: Mapping[_K, int],
     links: Iterable[tuple[_K, _K]],
     sources: Collection[_K],

@@ -20,9 +20,9 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 
 
-def turn_products(graph: Graph) -> Graph:
+def transpose_products(graph: Graph) -> Graph:
     """The same network with such products transposed, also inside of regions."""
-    nodes = tuple(map_regions(node, turn_products) for node in graph.nodes)
+    nodes = tuple(map_regions(node, transpose_products) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
     producers = graph.producers()
@@ -32,7 +32,7 @@ def turn_products(graph: Graph) -> Graph:
     for node in graph.nodes:
         if not chosen.isdisjoint(node.outputs):
             rewriter.sources = node.sources
-            turned[node.output] = _turn(rewriter, node, producers, turned)
+            turned[node.output] = _transposed(rewriter, node, producers, turned)
         elif node.inputs and node.inputs[0] in turned:
             rewriter.sources = node.sources
             product = turned[node.inputs[0]]
@@ -60,7 +60,7 @@ def _chosen(graph: Graph, producers: Mapping[Value, Node]) -> set[Value]:
         )
         if is_read_across and (whole := _summed(node, graph, users, producers)):
             products = [each for each in whole if each.operator.name == "matmul"]
-            if all(_may_turn(product, producers, chosen) for product in products):
+            if all(_may_transpose(product, producers, chosen) for product in products):
                 chosen.update(each.output for each in whole)
     return chosen
 
@@ -88,7 +88,7 @@ def _summed(
     return found
 
 
-def _may_turn(node: Node, producers: Mapping[Value, Node], turned: Collection[Value]) -> bool:
+def _may_transpose(node: Node, producers: Mapping[Value, Node], turned: Collection[Value]) -> bool:
     """Whether a product is of a transposed matrix or a column. The transpose of a product that is
     `turned` itself costs nothing, and that of a row is a view."""
     left, right = node.inputs
@@ -100,7 +100,7 @@ def _may_turn(node: Node, producers: Mapping[Value, Node], turned: Collection[Va
     return left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
 
 
-def _turn(
+def _transposed(
     rewriter: GraphRewriter,
     node: Node,
     producers: Mapping[Value, Node],

@@ -26,7 +26,7 @@ from bessemer.compiler.ir.program import (
     Steps,
 )
 from bessemer.compiler.ir.types import TensorType, boolean, f32, i64
-from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.live_ranges import LiveRange
 from bessemer.compiler.memory_plan.place_values import most_alive, place_values
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
 
@@ -224,12 +224,12 @@ def test_most_plans_take_no_more_than_what_is_alive_at_once() -> None:
     """40 of these would without a second try in other orders."""
     ratios = []
     for seed in range(60):
-        rng, lives, wanted = np.random.default_rng(seed), dict[Value, Life](), []
+        rng, ranges, wanted = np.random.default_rng(seed), dict[Value, LiveRange](), []
         for _ in range(30):
             value, first = Value(TensorType(f32, (1,))), int(rng.integers(0, 40))
-            lives[value] = Life(first, first + int(rng.integers(0, 12)))
+            ranges[value] = LiveRange(first, first + int(rng.integers(0, 12)))
             wanted.append((value, CELL * int(rng.integers(1, 9))))
-        ratios.append(place_values(wanted, lives)[1] / most_alive(wanted, lives))
+        ratios.append(place_values(wanted, ranges)[1] / most_alive(wanted, ranges))
     assert ratios.count(1) >= 46 and max(ratios) <= 1.1
 
 

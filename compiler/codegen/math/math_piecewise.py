@@ -25,7 +25,7 @@ _BITS = 24  # of a float32's significand
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Intervals:
     """Intervals whose centres are the multiples of `width`, a power of two, up to `edge`, then
     those of twice the width. The last interval has no end."""
 
@@ -41,23 +41,23 @@ class Pieces:
     def _magic(self) -> float:
         return math.ldexp(self.width, _BITS) - self.edge
 
-    def cut(self, size: Term) -> tuple[Term, Term, Term]:
+    def locate(self, size: Term) -> tuple[Term, Term, Term]:
         """The centre of a number's interval, how far the number is above it, and the interval's
         number in the low bits of an integer."""
         bits = (size + self._magic).bits()
-        piece = at_most(bits, bits_of(self._magic) + COUNT - 1)
-        centre = piece.as_float() - self._magic
-        return centre, size - centre, piece
+        interval = at_most(bits, bits_of(self._magic) + COUNT - 1)
+        centre = interval.as_float() - self._magic
+        return centre, size - centre, interval
 
-    def coefficient(self, table: Sequence[float], piece: Term) -> Term:
+    def coefficient(self, table: Sequence[float], interval: Term) -> Term:
         """For each lane the table's number for its interval."""
-        # Lookups read the low bits, of which the first piece has some.
+        # Lookups read the low bits, of which the first interval has some.
         first = bits_of(self._magic) % COUNT
-        return looked_up([*table[COUNT - first :], *table[: COUNT - first]], piece)
+        return looked_up([*table[COUNT - first :], *table[: COUNT - first]], interval)
 
-    def polynomial(self, tables: Sequence[Sequence[float]], rest: Term, piece: Term) -> Term:
+    def polynomial(self, tables: Sequence[Sequence[float]], rest: Term, interval: Term) -> Term:
         """c0 + c1 rest + ..., with a table for every power."""
-        total = self.coefficient(tables[-1], piece)
+        total = self.coefficient(tables[-1], interval)
         for table in reversed(tables[:-1]):
-            total = fma(total, rest, self.coefficient(table, piece))
+            total = fma(total, rest, self.coefficient(table, interval))
         return total

@@ -40,22 +40,22 @@ _LOGARITHMS = (
 _LOG = (-0.5000012, 0.33339038, -0.24485432)
 
 
-def log_by_pieces(x: Term) -> Term:
-    constant, _, f = _cut(x)
+def log_by_table(x: Term) -> Term:
+    constant, _, f = _reduced(x)
     return constant + _log_near_one(f)
 
 
-def log1p_by_pieces(x: Term) -> Term:
+def log1p_by_table(x: Term) -> Term:
     """log(1 + x): what the sum of 1 and x loses by rounding is added to f."""
     above = x > 1.0
     large, small = select(above, x, 1.0), select(above, 1.0, x)
     u = 1.0 + x
-    return with_sign_of(log_of_words_by_pieces(u, small - (u - large)), x)
+    return with_sign_of(log_of_words_by_table(u, small - (u - large)), x)
 
 
-def log_of_words_by_pieces(high: Term, low: Term, more: Term | None = None) -> Term:
+def log_of_words_by_table(high: Term, low: Term, more: Term | None = None) -> Term:
     """log(high + low) + more * ln 2"""
-    constant, inverse, f = _cut(high)
+    constant, inverse, f = _reduced(high)
     if more is not None:
         constant = fma(more, math.log(2.0), constant)
     # Where `high` is 0 or infinite, `low` is 0 or NaN, and scaling it would give NaN.
@@ -63,7 +63,7 @@ def log_of_words_by_pieces(high: Term, low: Term, more: Term | None = None) -> T
     return constant + _log_near_one(f + rest)
 
 
-def _cut(x: Term) -> tuple[Term, Term, Term]:
+def _reduced(x: Term) -> tuple[Term, Term, Term]:
     """The reduction of x: (k ln 2 + t, r, f)."""
     significand = significand_of(x)
     piece = significand.bits() >> _FIRST_BITS
