@@ -39,6 +39,8 @@ class Target:
     `last_cache`: bytes of the last cache; kernels that read and write more store past the caches.
     0 for machines where that does not pay, or nobody has tried.
     `l1_ways` is the number of lines in a set of the first-level cache.
+    `vector_letter` is by what inline assembly names a register that barriers between the steps of a
+    product hold; "" where they hold none.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Target:
     l1_ways: int = 8
     l2_bytes: int = 1 << 20
     last_cache: int = 0
+    vector_letter: str = ""
     tune: str = ""
     hints: tuple[str, ...] = ()
 

@@ -60,6 +60,7 @@ AVX512 = Target(
     has_dot_int16=True,
     l1_ways=12,
     last_cache=_LAST_CACHE,
+    vector_letter="v",
     tune=_TUNE,
     hints=_HINTS,
 )
