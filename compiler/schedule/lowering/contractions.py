@@ -52,7 +52,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
     replaceable_inputs,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
-from bessemer.compiler.schedule.lowering.packed_in_turns import packed_in_turns
+from bessemer.compiler.schedule.lowering.packed_in_turns import free_turns, packed_in_turns
 from bessemer.compiler.schedule.lowering.padding_taps import without_padding
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
@@ -349,7 +349,9 @@ def _pack_launch(
     value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
     value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    nest = lowering.nest(packed_in_turns(Piece(flat(out), out.offset(index), value, symbols)))
+    piece = Piece(flat(out), out.offset(index), value, symbols)
+    nest = free_turns(piece, lowering.target.lanes) if lowering.vectorize else None
+    nest = nest or lowering.nest(packed_in_turns(piece))
     return lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),

@@ -16,9 +16,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.expr import index_value
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.walk_expr import loads_of, substitute
+from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.nests import Nest, write_nest
+from bessemer.compiler.schedule.nests.rows import Lanes
 
 _STEPS = range(16, 3, -1)
 """The number of steps in a turn is the first of these that divides the depth."""
@@ -44,16 +50,47 @@ def packed_in_turns(piece: Piece) -> Piece:
     )
 
 
+def free_turns(piece: Piece, lanes: Lanes) -> Nest | None:
+    """The loops of the same order for a depth that only the run knows, whose last turn may be
+    shorter; None for other depths, and if `b` does not run along the columns."""
+    matrix, panel, step, *rest = piece.symbols
+    depth, length = extent_of(step), _STEPS[0]
+    if isinstance(depth, int) or not _runs_along_columns(piece):
+        return None
+    turns = dims.ceildiv(depth, length)
+    extents: tuple[Size, ...] = (turns, extent_of(panel))
+    if extent_of(matrix) != 1:
+        extents = (extent_of(matrix), *extents)
+    builder = KernelBuilder()
+
+    def named(size: Size) -> Size:
+        return size if isinstance(size, int) else builder.define(index_value(size), "x").index
+
+    with builder.loop(dims.product(extents), "parallel") as item:
+        *number, turn, here = unravel(item, extents, named)
+        first = turn * length
+        within = Symbol(step.name, named(dims.minimum(length, depth - first)))
+        values: dict[Atom, Size] = {panel: here, step: first + atom(within)}
+        values |= {matrix: number[0] if number else 0}
+        offset, value = dims.substitute(piece.offset, values), substitute(piece.value, values)
+        write_nest(builder, Piece(piece.target, offset, value, (within, *rest)), lanes)
+    return Nest(builder.block(), operations(piece.value, tuple(rest)) * length)
+
+
 def _length(piece: Piece) -> int | None:
     """The number of steps in a turn; None where rows of memory do not run along the columns."""
-    _, _, step, column, *_ = piece.symbols
-    extent = extent_of(step)
-    if not isinstance(extent, int):
+    extent = extent_of(piece.symbols[2])
+    if not isinstance(extent, int) or not _runs_along_columns(piece):
         return None
-    for load in loads_of(piece.value):
-        offset = load.indices[0]
-        if dims.coefficient_of(offset, column) not in (0, 1):
-            return None
-        if not isinstance(dims.coefficient_of(offset, step), int):
-            return None
     return next((steps for steps in _STEPS if extent % steps == 0), None)
+
+
+def _runs_along_columns(piece: Piece) -> bool:
+    """Whether neighbours in a row of a panel are neighbours in memory, or the same element."""
+    _, _, step, column, *_ = piece.symbols
+    offsets = [load.indices[0] for load in loads_of(piece.value)]
+    return all(
+        dims.coefficient_of(offset, column) in (0, 1)
+        and dims.coefficient_of(offset, step) is not None
+        for offset in offsets
+    )
