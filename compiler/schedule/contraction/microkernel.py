@@ -222,9 +222,10 @@ class _Writer:
             whole = Stretch(depth, 0, begin, self.contraction.depth_steps)
             self._each(place, first, count, partial(sums.write, depth=whole))
             return
-        shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
+        rows = self.cut.height * self.walk.unit
+        shape = (self.tiling.block * rows, place.width)
         memory = self.builder.allocate(self.contraction.dtype, shape)
-        sums.clear(memory)
+        sums.clear(memory, count * rows)
         for part, ahead in self._stretches(self.tiling.stretch):
             work = partial(sums.write_part, depth=part, sums=memory)
             self._each(place, first, count, work, ahead)

@@ -93,9 +93,9 @@ class TileWriter:
         self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
         apart.finish()
 
-    def clear(self, sums: Buffer) -> None:
-        """Sets a block's partial sums [rows, columns] to 0."""
-        rows, columns = sums.shape
+    def clear(self, sums: Buffer, rows: Size) -> None:
+        """Sets the first rows of a block's partial sums [rows, columns] to 0."""
+        columns = sums.shape[1]
         with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
             self.builder.store(sums, (row, column), constant(0, self.contraction.dtype))
 
