@@ -1,4 +1,5 @@
-"""A table cut to a length that it meets again: causal masks and positions of exported decoders."""
+"""Sizes that views make agree: tables cut to a length that they meet again (causal masks and positions
+of exported decoders), rows that are written, blocks of pixels."""
 
 from __future__ import annotations
 
@@ -41,3 +42,17 @@ def test_the_rows_that_a_scatter_writes_are_those_of_its_data() -> None:
     compiled = bessemer.compile(model, threads=1, cache=False)
     feed = {"x": floats(4, 3), "i": np.array([[2], [0]]), "u": floats(2, 3)}
     np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])
+
+
+def test_blocks_of_free_sizes_are_read_at_known_distances() -> None:
+    text = "agraph (float[n, c, h, w] x) => (float[n, d, k, l] y)"
+    model = parsed(
+        f"{text} {{ s = SpaceToDepth<blocksize=2>(x) y = DepthToSpace<blocksize=4>(s) }}"
+    )
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for shape in ((1, 4, 2, 6), (2, 8, 4, 2), (0, 4, 2, 2)):
+        x = floats(*shape)
+        np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
+    for shape, block in (((1, 4, 3, 2), "Space"), ((1, 3, 2, 2), "Depth")):
+        with pytest.raises(ExecutionError, match=f"{block}To"):
+            compiled.run({"x": floats(*shape)})

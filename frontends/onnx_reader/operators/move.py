@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims
@@ -270,16 +270,28 @@ def _with_short_sums(
     return [size - before for size, before in zip(padded, inner, strict=True)]
 
 
+def _in_blocks(context: NodeContext, x: Value, blocks: Mapping[int, int]) -> Value:
+    """`x`, whose sizes along these axes are known to be multiples of the numbers: what only the run
+    knows is checked there, and cut to a multiple, so that splitting the axis needs no more."""
+    shape = list(x.type.shape)
+    for axis, block in blocks.items():
+        shape[axis] = dims.floordiv(shape[axis], block) * block
+        agreed_size(context.builder, shape[axis], x.type.shape[axis])
+    if tuple(shape) == x.type.shape:
+        return x
+    first, steps = (0,) * len(shape), (1,) * len(shape)
+    return context.apply("slice", x, starts=first, shape=tuple(shape), steps=steps)
+
+
 @rule("DepthToSpace")
 def read_depth_to_space(context: NodeContext) -> Value:
     x = context.input(0)
     block = context.integer("blocksize")
     if x.type.rank != 4 or block < 1:
         context.wrong(f"blocks of {block} in {x.type}; a positive block and 4 axes are wanted")
+    x = _in_blocks(context, x, {1: block * block})
     n, c, h, w = x.type.shape
-    depth = dims.divide_exactly(c, block * block)
-    if depth is None:
-        context.wrong(f"{format_size(c)} channels do not make blocks of {block}")
+    depth = dims.floordiv(c, block * block)
     # DCR: the block's rows and columns are the outer parts of the channel; CRD: the inner ones.
     if context.text("mode", "DCR") == "DCR":
         split: tuple[Size, ...] = (n, block, block, depth, h, w)
@@ -296,10 +308,9 @@ def read_space_to_depth(context: NodeContext) -> Value:
     block = context.integer("blocksize")
     if x.type.rank != 4 or block < 1:
         context.wrong(f"blocks of {block} in {x.type}; a positive block and 4 axes are wanted")
+    x = _in_blocks(context, x, {2: block, 3: block})
     n, c, h, w = x.type.shape
     rows, columns = dims.floordiv(h, block), dims.floordiv(w, block)
-    agreed_size(context.builder, rows * block, h)
-    agreed_size(context.builder, columns * block, w)
     split = context.reshape(x, (n, c, rows, block, columns, block))
     crd = context.attributes.get("mode", "DCR") == "CRD"
     moved = context.transpose(split, (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4))
