@@ -1,5 +1,5 @@
-"""Sizes that views make agree: tables cut to a length that they meet again (causal masks and positions
-of exported decoders), rows that are written, blocks of pixels."""
+"""Sizes that views make agree: tables cut to a length that they meet again (masks and positions of
+exported decoders), rows that are written, axes that are split into blocks and windows."""
 
 from __future__ import annotations
 
@@ -56,3 +56,28 @@ def test_blocks_of_free_sizes_are_read_at_known_distances() -> None:
     for shape, block in (((1, 4, 3, 2), "Space"), ((1, 3, 2, 2), "Depth")):
         with pytest.raises(ExecutionError, match=f"{block}To"):
             compiled.run({"x": floats(*shape)})
+
+
+_WINDOWS = """
+agraph (float[b, h, w] x) => (float[b, k, 3, l, 2] y)
+<int64[1] three = {3}, int64[1] two = {2}> {
+    n = Shape<end = 1>(x)
+    h = Shape<start = 1, end = 2>(x)
+    w = Shape<start = 2>(x)
+    rows = Div(h, three)
+    columns = Div(w, two)
+    shape = Concat<axis = 0>(n, rows, three, columns, two)
+    y = Reshape(x, shape)
+}
+"""
+
+
+def test_an_axis_that_is_split_into_windows_is_cut_to_whole_ones() -> None:
+    model = parsed(_WINDOWS)
+    assert "slice" in operators(read_onnx(model))
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for shape in ((2, 6, 4), (1, 3, 2), (0, 4, 5), (2, 0, 4)):
+        x = floats(*shape)
+        np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
+    with pytest.raises(ExecutionError, match="elements"):
+        compiled.run({"x": floats(1, 4, 2)})

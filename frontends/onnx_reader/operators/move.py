@@ -14,6 +14,7 @@ from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
+from bessemer.frontends.onnx_reader.whole_parts import cut_to
 
 _TERMS = 2
 """Of a padded size: what is padded, and the number of elements at both ends."""
@@ -277,10 +278,7 @@ def _in_blocks(context: NodeContext, x: Value, blocks: Mapping[int, int]) -> Val
     for axis, block in blocks.items():
         shape[axis] = dims.floordiv(shape[axis], block) * block
         agreed_size(context.builder, shape[axis], x.type.shape[axis])
-    if tuple(shape) == x.type.shape:
-        return x
-    first, steps = (0,) * len(shape), (1,) * len(shape)
-    return context.apply("slice", x, starts=first, shape=tuple(shape), steps=steps)
+    return cut_to(context, x, shape)
 
 
 @rule("DepthToSpace")

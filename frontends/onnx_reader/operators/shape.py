@@ -23,6 +23,7 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
 )
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
+from bessemer.frontends.onnx_reader.whole_parts import cut_to, split_sizes
 
 
 @rule("Identity")
@@ -70,6 +71,7 @@ def read_reshape(context: NodeContext) -> Value:
         equation = f"{format_size(count)} = {format_size(x.type.numel)} elements"
         difference = count - x.type.numel
         require_nonnegative(context.builder, (difference, -1 * difference), equation)
+        x = cut_to(context, x, split_sizes(x.type.shape, shape))
     return context.reshape(x, shape)
 
 
