@@ -152,6 +152,7 @@ LINES_AND_SEGMENTS = (
     ((1, 1, 23), (Taps(1), Taps(3, 4))),
     ((1, 7, 9), (Taps(3, 2), Taps(3, 3))),
     ((1, 8, 8), (Taps(3, 2), Taps(3, 2))),
+    ((1, 10, 13), (Taps(3, 4), Taps(3, 5))),
     ((1, 7, 10), (Taps(5), Taps(7))),
     ((2, 6, 5), (Taps(6), Taps(4))),
     ((1, 5, 9), (Taps(9), Taps(1))),
@@ -241,6 +242,16 @@ def test_it_is_for_wide_layers_with_known_channels() -> None:
     assert not pays((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))
     assert pays((1, 1, 200), 24, 56, f32, (Taps(1), Taps(3)))
     assert not pays((1, 1, 200), 16, 56, f32, (Taps(1), Taps(3)))
+
+
+def test_it_is_compared_with_the_products_that_are_inside_of_the_image() -> None:
+    """Six places apart, 20 outputs need 12 tiles, 28 need 16 (12 and 4 that begin in the image)."""
+    far = (Taps(3, 6), Taps(3, 6))
+    assert [far[0].tiles(size) for size in (4, 14, 20, 28)] == [4, 8, 12, 16]
+    assert pays((1, 20, 20), 256, 64, f32, far)
+    assert not pays((1, 20, 20), 256, 64, f32, far, left=0.64)
+    assert pays((1, 56, 56), 256, 64, f32, far, left=0.86)
+    assert not pays((8, 8, 8), 32, 32, f32, (Taps(3, 3), Taps(3, 3)), planes=3, left=0.42)
 
 
 def test_segments_are_for_channels_whose_products_outweigh_the_transforms() -> None:

@@ -240,7 +240,8 @@ class _Writer:
             steps = steps_of(self.walk.depth, group)
             with self.builder.loop(run.extent) as step:
                 begin = first + step * steps
-                yield Stretch(tuple(others), step * run.a_stride, begin, steps), run.a_stride
+                place, tap = step * run.a_stride, (run, step)
+                yield Stretch(tuple(others), place, begin, steps, tap), run.a_stride
             return
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length

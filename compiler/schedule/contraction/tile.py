@@ -55,10 +55,12 @@ class Stretch:
     and its first step in the panel (`begin`).
 
     A step is a group of products. `length` is the number of steps; the prefetches assume that as
-    many follow in `b`, in this panel or in the next.
+    many follow in `b`, in this panel or in the next. `tap` is (axis, index) if the stretch is one
+    tap along an axis that is not among `axes`.
     """
 
     axes: tuple[DepthAxis, ...]
     a_offset: Size
     begin: Size
     length: Size
+    tap: tuple[DepthAxis, Size] | None = None

@@ -27,6 +27,7 @@ from bessemer.compiler.ir.expr import (
     fragment_element,
     index_value,
     less,
+    within,
 )
 from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
 from bessemer.compiler.schedule.contraction.coming_lines import Turn, coming_lines
@@ -100,7 +101,17 @@ class TileWriter:
             self.builder.store(sums, (row, column), constant(0, self.contraction.dtype))
 
     def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
-        """Sums up one stretch of a tile from 0, and adds that to the partial sums in memory."""
+        """Sums up one stretch of a tile from 0, and adds that to the partial sums in memory, unless
+        the stretch is a tap through which the tile sees padding only."""
+        if depth.tap is None or depth.tap[0].image is None:
+            self._add_part(place, tile, depth, sums)
+            return
+        axis, tap = depth.tap
+        first, count = taps_inside(axis.image, axis.extent, tile.indices)
+        with self.builder.when(within(tap - first, count)):
+            self._add_part(place, tile, depth, sums)
+
+    def _add_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
         fragments = self._fragments(place, tile)
         self._add_up(_Work(place, tile, fragments, depth))
         column = self.builder.index(place.width)

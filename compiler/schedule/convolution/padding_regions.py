@@ -22,10 +22,11 @@ sums begin with it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,14 +35,16 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, i32
 from bessemer.compiler.schedule.contraction.contraction import multiplies
+from bessemer.compiler.schedule.convolution.padded_axes import padded_axes
 from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 
 _FEWEST = 3
 """Outputs along an axis of a region: with fewer, tiles would be too low."""
-_WORTH, _FEWER_THAN_WINOGRAD = 0.85, 0.5
-"""The regions pay if at most these fractions of the products are left: compared with the direct
-sum, and with Winograd's method."""
+_T = TypeVar("_T")
+
+_WORTH = 0.85
+"""The regions pay if at most this fraction of the products is left."""
 _UNKNOWN = 32
 """Assumed for unknown sizes: taps that are far apart are mostly applied to small images."""
 _FAR, _MOST_TAPS = 8, 3
@@ -104,26 +107,34 @@ def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
         regions = regions_of(node, producers, graph.constants)
         if not regions or not _are_inside(regions, node, producers):
             continue
-        is_constant = node.inputs[1] in graph.constants
-        if is_better_than_winograd(regions, node) or not _goes_by_winograd(node, is_constant):
+        left = products_left(node, producers, regions)
+        if not _goes_by_winograd(node, node.inputs[1] in graph.constants, left):
             found[node] = regions
     return found
 
 
-def _goes_by_winograd(convolution: Node, is_constant: bool) -> bool:
+def _goes_by_winograd(convolution: Node, is_constant: bool, left: float) -> bool:
     """Whether Winograd's method would pay. The target is not known here."""
-    *taps, channels, columns = convolution.inputs[1].type.shape
-    if len(taps) != 2 or {*convolution.attributes["strides"]} != {1}:
-        return len(taps) != 2
-    rows, across = (
-        Taps(dims.number(count), dilation)
-        for count, dilation in zip(taps, convolution.attributes["dilations"], strict=True)
-    )
-    *sizes, _ = convolution.output.type.shape
-    if {rows.count, across.count} <= {1, 3}:
+    *kernel, channels, columns = convolution.inputs[1].type.shape
+    planes, *counts = _of_volume([dims.number(size) for size in kernel])
+    _, *strides = _of_volume(convolution.attributes["strides"])
+    _, *dilations = _of_volume(convolution.attributes["dilations"])
+    if strides != [1, 1]:
+        return False
+    images, *spatial, _ = convolution.output.type.shape
+    volumes, *sizes = _of_volume(spatial)
+    outputs = (images * volumes, *sizes)
+    down, across = map(Taps, counts, dilations)
+    if {*counts} <= {1, 3}:
         dtype = convolution.inputs[0].type.dtype
-        return pays(sizes, channels, columns, dtype, (rows, across), is_constant)
-    return segments_pay(sizes, channels, columns, (rows, across), is_across=False)
+        taps = down, across
+        return pays(outputs, channels, columns, dtype, taps, is_constant, planes, left)
+    return segments_pay(outputs, channels, columns, (down, across), False, left)
+
+
+def _of_volume(values: Sequence[_T]) -> list[_T | int]:
+    """One value for each axis of a volume; lines and images have one place along the others."""
+    return [*[1] * (3 - len(values)), *values]
 
 
 def _are_inside(regions: list[Region], convolution: Node, producers: Mapping[Value, Node]) -> bool:
@@ -160,9 +171,14 @@ def left_out(regions: list[Region], number: int, weights: Array) -> Array:
     return np.stack(found).astype(np.int32)
 
 
-def is_better_than_winograd(regions: list[Region], convolution: Node) -> bool:
-    """Whether the regions take less work than Winograd's method, including its transforms."""
-    return bool(regions) and _share(regions, convolution) <= _FEWER_THAN_WINOGRAD
+def products_left(
+    convolution: Node, producers: Mapping[Value, Node], regions: list[Region]
+) -> float:
+    """The fraction of its products that the direct sum computes: in its regions if it has some,
+    else without the taps that tiles leave out."""
+    if regions:
+        return _share(regions, convolution)
+    return prod(share for _, share in padded_axes(convolution, producers).values())
 
 
 def _share(regions: list[Region], convolution: Node) -> float:

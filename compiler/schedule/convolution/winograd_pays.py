@@ -20,8 +20,10 @@ _FEWEST_CHANNELS_BF16, _FEWEST_ALONG_ONE_BF16 = 32, 64
 _PER_NUMBER, _PER_NUMBER_ACROSS = 6, 30
 """Multiply-adds in the time in which a number is transformed, and an input of which neighbouring
 channels are no neighbours in memory."""
-_WORTH = 0.9
-"""The method is used if it takes at most this fraction of the direct sum's time."""
+_WORTH = 0.95
+"""The method is used if it takes at most this fraction of the direct sum's time (predicted and
+measured on Zen 5: 9x1 0.92 and 0.93; 3x3 with dilation 4 of 18x18 0.92 and 0.96, with dilation 6 of
+20x20 1.12 and 1.34, of 24x24 0.72 and 0.87)."""
 _UNKNOWN = 64
 """Assumed for an unknown number of images, rows or columns."""
 _FARTHEST = 8
@@ -38,11 +40,15 @@ def pays(
     dtype: DType,
     taps: tuple[Taps, Taps] = (Taps(), Taps()),
     constant: bool = True,
+    planes: int = 1,
+    left: float = 1.0,
 ) -> bool:
     """Whether the transforms cost less than the products that they save, for three taps along one
     axis or both. The transform of weights that are not `constant` counts, too.
 
-    `outputs` is (images, rows, columns) of the result, `taps` those along rows and columns.
+    `outputs` is (images, rows, columns) of the result, `taps` those along rows and columns,
+    `planes` the taps along the third axis of volumes. `left` is the fraction of its products that
+    the direct sum computes, because the other taps see padding.
     """
     if dtype not in (f32, bf16) or not isinstance(channels, int) or not isinstance(columns, int):
         return False
@@ -63,7 +69,7 @@ def pays(
             assert isinstance(tiles, int)
             if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
                 return False
-    return True
+    return left == 1 or _is_less(outputs, channels * planes, columns, taps, _PER_NUMBER, left)
 
 
 def segments_pay(
@@ -72,6 +78,7 @@ def segments_pay(
     columns: Size,
     taps: tuple[Taps, Taps],
     is_across: bool,
+    left: float = 1.0,
 ) -> bool:
     """The same for other numbers of taps, which are cut into segments. `is_across`: the input's
     channels are not neighbours in memory."""
@@ -79,15 +86,35 @@ def segments_pay(
         return False
     if _may_be_outside(outputs, taps):
         return False
-    sizes = [size if isinstance(size, int) else _UNKNOWN for size in outputs]
-    tiles = sizes[0] * prod(dims.number(axis.tiles(n)) for axis, n in zip(taps, sizes[1:]))
-    if tiles < _FEWEST_TILES:
+    if _tiles(outputs, taps) < _FEWEST_TILES:
         return False
-    direct = prod(sizes) * prod(axis.count for axis in taps) * channels * columns
-    transforms = (_PER_NUMBER_ACROSS if is_across else _PER_NUMBER) * channels
-    transforms += _PER_NUMBER * columns
-    points = parts_of(taps)[-1].end
-    return tiles * points * (channels * columns + transforms) < _WORTH * direct
+    per_input = _PER_NUMBER_ACROSS if is_across else _PER_NUMBER
+    return _is_less(outputs, channels, columns, taps, per_input, left)
+
+
+def _is_less(
+    outputs: Sequence[Size],
+    channels: int,
+    columns: int,
+    taps: tuple[Taps, Taps],
+    per_input: int,
+    left: float,
+) -> bool:
+    """Whether the products and the transforms, which take `per_input` multiply-adds for a number of
+    the input, are few enough compared with those products of the direct sum that are `left`."""
+    direct = left * prod(map(_likely, outputs)) * prod(axis.count for axis in taps)
+    transforms = per_input * channels + _PER_NUMBER * columns
+    points = _tiles(outputs, taps) * parts_of(taps)[-1].end
+    return points * (channels * columns + transforms) < _WORTH * direct * channels * columns
+
+
+def _tiles(outputs: Sequence[Size], taps: tuple[Taps, Taps]) -> int:
+    images, *sizes = map(_likely, outputs)
+    return images * prod(dims.number(axis.tiles(size)) for axis, size in zip(taps, sizes))
+
+
+def _likely(size: Size) -> int:
+    return size if isinstance(size, int) else _UNKNOWN
 
 
 def _may_be_outside(outputs: Sequence[Size], taps: tuple[Taps, Taps]) -> bool:

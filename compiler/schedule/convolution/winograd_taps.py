@@ -111,10 +111,15 @@ class Taps:
         return _corner(OUTPUT, self.outputs, self.points)
 
     def tiles(self, outputs: Size) -> Size:
-        """The number of tiles along an axis with `outputs` outputs."""
+        """The number of tiles along an axis with `outputs` outputs. Behind the last whole rows of
+        tiles are only those whose first output is in the image."""
         if self.count == 1:
             return outputs
-        return dims.ceildiv(outputs, 2 * self.dilation) * self.dilation
+        step = self.dilation
+        if step == 1:
+            return dims.ceildiv(outputs, 2)
+        rest = dims.minimum(dims.mod(outputs, 2 * step), step)
+        return dims.floordiv(outputs, 2 * step) * step + rest
 
     def first(self, tile: Size) -> Size:
         """The first output of a tile, which is also its first input."""

@@ -31,8 +31,8 @@ from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.convolution.padding_regions import (
     Region,
-    is_better_than_winograd,
     left_out,
+    products_left,
     regions_of,
 )
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -77,10 +77,10 @@ def lower_contraction_group(
     if anchor.operator.name == "conv" and not regions:
         if not lowering.choices.is_tuned:
             regions = regions_of(anchor, grouping.producers, lowering.constants)
-        if not is_better_than_winograd(regions, anchor):
-            launches = lower_winograd_group(group, grouping, lowering)
-            if launches is not None:
-                return launches
+        left = products_left(anchor, grouping.producers, regions)
+        launches = lower_winograd_group(group, grouping, lowering, left)
+        if launches is not None:
+            return launches
     is_constant = anchor.inputs[1] in lowering.constants
     if not is_constant and reads_in_place(anchor, in_order(grouping.packs.get(anchor))):
         return None

@@ -171,9 +171,10 @@ def planes_of(convolution: Node) -> Planes:
 
 
 def lower_winograd_group(
-    group: Group, grouping: Grouping, lowering: Lowering
+    group: Group, grouping: Grouping, lowering: Lowering, left: float
 ) -> list[Launch] | None:
-    """The launches of a convolution by Winograd's method; None where that does not pay."""
+    """The launches of a convolution by Winograd's method; None where that does not pay, compared
+    with the fraction of its products that is `left` for the direct sum."""
     anchor, target = group.anchor, lowering.target
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
@@ -186,11 +187,13 @@ def lower_winograd_group(
         return None
     is_constant = w in lowering.constants
     possible = _can_transform(image, taps, is_constant, target)
+    sizes = image.sizes, kernel[-2], kernel[-1]
     if _are_threes(taps):
-        wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
+        planes = dims.number(kernel[0]) if image.is_volume else 1
+        wanted = pays(*sizes, x.type.dtype, taps, is_constant, planes, left)
     else:
         is_across = not has_neighbours_last(x, grouping.producers)
-        wanted = segments_pay(image.sizes, kernel[-2], kernel[-1], taps, is_across)
+        wanted = segments_pay(*sizes, taps, is_across, left)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
