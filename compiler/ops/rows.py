@@ -6,12 +6,12 @@ Neighbouring rows can lie side by side in vectors: nothing then passes from lane
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, ceildiv, minimum, number, product
-from bessemer.compiler.ir.expr import Index
+from bessemer.compiler.ir.expr import Index, less
 from bessemer.compiler.ir.ravel import unravel
 
 Row: TypeAlias = Callable[[Size], Index]
@@ -39,10 +39,15 @@ def each_row(builder: KernelBuilder, shape: Sequence[Size], axis: int) -> Iterat
 
 @contextmanager
 def rows_side_by_side(
-    builder: KernelBuilder, shape: Sequence[Size], axis: int, interleave: int = 1
+    builder: KernelBuilder,
+    shape: Sequence[Size],
+    axis: int,
+    interleave: int = 1,
+    alone: Callable[[Row], None] | None = None,
 ) -> Iterator[Row]:
     """The same with neighbouring rows as the lanes of a vector loop: those behind the axis, which
-    are neighbours in memory; where they are few, those before it."""
+    are neighbours in memory; where they are few, those before it. Where a run finds a single one
+    behind the axis, rows are written by `alone`, if that is given."""
     before, after = tuple(shape[:axis]), tuple(shape[axis + 1 :])
     behind = product(after)
     if isinstance(behind, int) and behind < FEWEST_BEHIND:
@@ -56,9 +61,15 @@ def rows_side_by_side(
         return
     with (
         _blocks(builder, behind, product(before), LEAST_BEHIND) as (begin, length, flat),
-        builder.loop(length, "vector", 0, interleave) as lane,
+        ExitStack() as where,
     ):
-        outer, inner = unravel(flat, before), unravel(begin + lane, after)
+        outer = unravel(flat, before)
+        if alone is not None and not isinstance(behind, int):
+            with builder.when(less(behind, 2)):
+                alone(lambda position: (*outer, position, *(0 for _ in after)))
+            where.enter_context(builder.otherwise())
+        lane = where.enter_context(builder.loop(length, "vector", 0, interleave))
+        inner = unravel(begin + lane, after)
         yield lambda position: (*outer, position, *inner)
 
 

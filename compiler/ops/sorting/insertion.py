@@ -19,6 +19,8 @@ MOST_INSERTED, FEWEST_ROWS = 32, 8
 """How many elements are kept by insertion at most, and of how many rows at least."""
 MOST_LONG = 8
 """The same of elements that are kept beside their places."""
+MOST_OF_A_ROW = 8
+"""The same of one row at a time, in scalar registers."""
 MOST_OF_UNKNOWN_ROWS, LONGEST_OF_UNKNOWN_ROWS = 8, 256
 """The same of rows along memory where nobody knows how many there are: there may be one."""
 
@@ -44,59 +46,63 @@ def best_places(
     builder: KernelBuilder, x: Buffer, row: Row, axis: int, k: int, largest: bool
 ) -> list[Expression]:
     """The places of a row's k best elements, best first, as i64."""
-    if is_packable(x.dtype):
-        return _of_packed(builder, x, row, axis, k, largest)
-    return _of_long(builder, x, row, axis, k, largest)
+    kept = Kept(builder, x, row, k, largest)
+    kept.begin(x.shape[axis])
+    return kept.places()
 
 
-def _of_packed(
-    builder: KernelBuilder, x: Buffer, row: Row, axis: int, k: int, largest: bool
-) -> list[Expression]:
-    best = [builder.define(neutral("max", i64), "best") for _ in range(k)]
-    with builder.loop(x.shape[axis]) as i:
-        key = builder.define(packed_key(x[row(i)], index_value(i), largest), "key").value
-        for rank in reversed(range(k)):
+class Kept:
+    """The best few of the elements of a row that were inserted, in order of their places."""
+
+    def __init__(self, builder: KernelBuilder, x: Buffer, row: Row, k: int, largest: bool) -> None:
+        self._builder, self._x, self._row, self._largest = builder, x, row, largest
+        self._best = [builder.define(neutral("max", i64), "best") for _ in range(k)]
+        self._beside: list[Local] = []
+        if not is_packable(x.dtype):
+            self._beside = [builder.define(constant(0, i64), "place") for _ in range(k)]
+
+    def begin(self, count: Size) -> None:
+        """Inserts the first `count` elements."""
+        first: Size = 0
+        if self._beside:
+            first = dims.minimum(count, len(self._best))
+            with self._builder.loop(first) as i:
+                self._insert_long(i, may_be_empty=True)
+        with self._builder.loop(count - first) as step:
+            self.insert(first + step)
+
+    def insert(self, place: Size) -> None:
+        """Puts an element where it belongs. Longer ones than those that are packed are inserted by
+        `begin` until no rank is empty."""
+        if self._beside:
+            self._insert_long(place, may_be_empty=False)
+            return
+        element, best = self._x[self._row(place)], self._best
+        packed = packed_key(element, index_value(place), self._largest)
+        key = self._builder.define(packed, "key").value
+        for rank in reversed(range(len(best))):
             # What is below its neighbour stays, or gives way to the lesser of that one and the key.
             moved = expr.binary("min", best[rank - 1].value, key) if rank else key
             best[rank].set(expr.binary("max", best[rank].value, moved))
-    return [place_in(key.value) for key in best]
 
+    def places(self) -> list[Expression]:
+        """The places of those that are kept, best first."""
+        if self._beside:
+            return [place.value for place in self._beside]
+        return [place_in(key.value) for key in self._best]
 
-def _of_long(
-    builder: KernelBuilder, x: Buffer, row: Row, axis: int, k: int, largest: bool
-) -> list[Expression]:
-    best = [builder.define(neutral("max", i64), "best") for _ in range(k)]
-    places = [builder.define(constant(0, i64), "place") for _ in range(k)]
-    size = x.shape[axis]
-    first = dims.minimum(size, k)
-    with builder.loop(first) as i:
-        _insert(builder, best, places, x[row(i)], i, largest, may_be_empty=True)
-    with builder.loop(size - first) as step:
-        place = first + step
-        _insert(builder, best, places, x[row(place)], place, largest, may_be_empty=False)
-    return [place.value for place in places]
+    def _insert_long(self, place: Size, *, may_be_empty: bool) -> None:
+        """Ranks from `place` on are empty, if any may be."""
+        best, places = self._best, self._beside
+        rising, at = rising_key(self._x[self._row(place)]), index_value(place)
+        key = self._builder.define(rising if self._largest else ~rising, "key").value
 
+        def beats(rank: int) -> Expression:
+            is_better = expr.binary("gt", key, best[rank].value)
+            return is_better | expr.binary("le", at, rank) if may_be_empty else is_better
 
-def _insert(
-    builder: KernelBuilder,
-    best: list[Local],
-    places: list[Local],
-    element: Expression,
-    place: Size,
-    largest: bool,
-    *,
-    may_be_empty: bool,
-) -> None:
-    """Puts an element where it belongs; ranks from `place` on are empty, if any may be."""
-    rising, at = rising_key(element), index_value(place)
-    key = builder.define(rising if largest else ~rising, "key").value
-
-    def beats(rank: int) -> Expression:
-        is_better = expr.binary("gt", key, best[rank].value)
-        return is_better | expr.binary("le", at, rank) if may_be_empty else is_better
-
-    ranks = [builder.define(beats(rank), "beats").value for rank in range(len(best))]
-    for rank in reversed(range(len(best))):
-        for kept, new in ((best, key), (places, at)):
-            moved = select(ranks[rank - 1], kept[rank - 1].value, new) if rank else new
-            kept[rank].set(select(ranks[rank], moved, kept[rank].value))
+        ranks = [self._builder.define(beats(rank), "beats").value for rank in range(len(best))]
+        for rank in reversed(range(len(best))):
+            for kept, new in ((best, key), (places, at)):
+                moved = select(ranks[rank - 1], kept[rank - 1].value, new) if rank else new
+                kept[rank].set(select(ranks[rank], moved, kept[rank].value))

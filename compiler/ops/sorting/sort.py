@@ -31,11 +31,16 @@ from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
 from bessemer.compiler.ops.sorting.arg_extremes import find_extremes
 from bessemer.compiler.ops.sorting.heap import Heap
-from bessemer.compiler.ops.sorting.insertion import best_places, is_by_insertion
+from bessemer.compiler.ops.sorting.insertion import (
+    MOST_OF_A_ROW,
+    Kept,
+    best_places,
+    is_by_insertion,
+)
 from bessemer.compiler.ops.sorting.sort_keys import is_packable, packed_key, place_in
 
-BLOCK = 64
-"""Elements that are compared at once with the worst one kept."""
+BEGIN, BLOCK = 16, 64
+"""Elements that are all inserted first; and that are compared at once with the worst one kept."""
 
 
 def is_greater(a: Expression, b: Expression) -> Expression:
@@ -95,20 +100,29 @@ def _statements(
         name = "arg_max" if largest else "arg_min"
         find_extremes(builder, x, name, axis, last=False, put=lambda row, place: put(row, 0, place))
         return
-    if isinstance(k, int) and is_by_insertion(x, k, axis):
-        with rows_side_by_side(builder, x.shape, axis) as row:
-            enough = _fail_if_fewer(builder, x.shape[axis], k)
-            for position, place in enumerate(best_places(builder, x, row, axis, k, largest)):
+
+    def alone(row: Row) -> None:
+        """A row in scalar registers if few are kept, else in a heap."""
+        enough = _fail_if_fewer(builder, x.shape[axis], k)
+        if isinstance(k, int) and 0 < k <= MOST_OF_A_ROW:
+            for position, place in enumerate(_few(builder, x, row, axis, k, largest, enough)):
                 put(row, position, place, enough)
-        return
-    with each_row(builder, x.shape, axis) as row:
-        _fail_if_fewer(builder, x.shape[axis], k)
+            return
         count = dims.minimum(k, x.shape[axis])
         items = _packed_items(x, row, largest) if is_packable(x.dtype) else _places(x, row, largest)
         with builder.when(less(0, count)):
             _keep_best(builder, x, indices, row, (count, x.shape[axis]), items, largest)
         with builder.loop(count) as i:
             put(row, i, items.place(indices[row(i)]))
+
+    if not isinstance(k, int) or not is_by_insertion(x, k, axis):
+        with each_row(builder, x.shape, axis) as row:
+            alone(row)
+        return
+    with rows_side_by_side(builder, x.shape, axis, alone=alone) as row:
+        enough = _fail_if_fewer(builder, x.shape[axis], k)
+        for position, place in enumerate(best_places(builder, x, row, axis, k, largest)):
+            put(row, position, place, enough)
 
 
 def _fail_if_fewer(builder: KernelBuilder, size: Size, k: Size) -> Expression | None:
@@ -145,6 +159,24 @@ def _places(x: Buffer, row: Row, largest: bool) -> _Items:
     return _Items(lambda place: place, lambda place: place, better)
 
 
+def _few(
+    builder: KernelBuilder,
+    x: Buffer,
+    row: Row,
+    axis: int,
+    k: int,
+    largest: bool,
+    enough: Expression | None,
+) -> list[Expression]:
+    """The places of a row's best few, best first, which stay in registers."""
+    kept, size = Kept(builder, x, row, k, largest), x.shape[axis]
+    begin = dims.minimum(size, BEGIN)
+    kept.begin(begin)
+    worst = _Worst(lambda: load(x, row(as_index(kept.places()[-1])), enough), largest)
+    _look_at_better(builder, x, row, (begin, size), worst, kept.insert)
+    return kept.places()
+
+
 def _keep_best(
     builder: KernelBuilder,
     x: Buffer,
@@ -161,32 +193,54 @@ def _keep_best(
     with builder.loop(count) as i:
         heap.put(i, items.item(index_value(i)))
     heap.build(count)
+    worst = _Worst(lambda: x[row(as_index(items.place(heap.item(0))))], largest)
 
-    def worst() -> Expression:
-        return x[row(as_index(items.place(heap.item(0))))]
+    def replace_worst(place: Size) -> None:
+        heap.sift_down(0, count, items.item(index_value(place)))
 
-    bar = builder.define(worst(), "bar")
+    _look_at_better(builder, x, row, (count, size), worst, replace_worst)
+    heap.drain(count)
 
-    def beats(element: Expression) -> Expression:
-        # A tie loses: it comes later than everything that is kept.
-        return is_greater(element, bar.value) if largest else is_greater(bar.value, element)
+
+@dataclass(frozen=True)
+class _Worst:
+    """The worst element that is kept, which others have to beat."""
+
+    element: Callable[[], Expression]
+    largest: bool
+
+    def loses(self, bar: Expression, other: Expression) -> Expression:
+        """Whether `bar` loses. A tie wins: it comes earlier."""
+        return is_greater(other, bar) if self.largest else is_greater(bar, other)
+
+
+def _look_at_better(
+    builder: KernelBuilder,
+    x: Buffer,
+    row: Row,
+    span: tuple[Size, Size],
+    worst: _Worst,
+    take: Callable[[Size], None],
+) -> None:
+    """Calls `take` for the places from span[0] to span[1] whose element beats the worst one."""
+    begin, end = span
+    bar = builder.define(worst.element(), "bar")
 
     def look_at(place: Size) -> None:
-        with builder.when(beats(x[row(place)])):
-            heap.sift_down(0, count, items.item(index_value(place)))
-            bar.set(worst())
+        with builder.when(worst.loses(bar.value, x[row(place)])):
+            take(place)
+            bar.set(worst.element())
 
-    blocks = dims.floordiv(size - count, BLOCK)
+    blocks = dims.floordiv(end - begin, BLOCK)
     with builder.loop(blocks) as block:
-        begin = count + block * BLOCK
+        first = begin + block * BLOCK
         found = builder.define(constant(False, boolean), "found")
         with builder.loop(BLOCK, "vector", 0, 4) as lane:
-            found.accumulate("or", beats(x[row(begin + lane)]))
+            found.accumulate("or", worst.loses(bar.value, x[row(first + lane)]))
         with builder.when(found.value), builder.loop(BLOCK) as place:
-            look_at(begin + place)
-    with builder.loop(size - count - blocks * BLOCK) as place:
-        look_at(count + blocks * BLOCK + place)
-    heap.drain(count)
+            look_at(first + place)
+    with builder.loop(end - begin - blocks * BLOCK) as place:
+        look_at(begin + blocks * BLOCK + place)
 
 
 _TIES = np.array([[2, 1, 2, 0, 2, 1, 7], [0, 0, 0, 0, 0, 0, 0]], np.float32)
