@@ -5,8 +5,8 @@
     i64 PREFIX_workspace(ptr dims)
 
 Every value's address is the workspace, the weights blob, an input or an output, plus a constant or
-an offset computed from the dims. Between two kernels there is nothing but the arguments' stores and
-the call.
+an offset computed from the dims (body_addresses.py). Between two kernels there is nothing but the
+arguments' stores and the call (body_launches.py).
 """
 
 from __future__ import annotations
@@ -14,25 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bessemer.compiler.codegen.body.body_sizes import BodySizes
-from bessemer.compiler.codegen.body.chain import chain_text
-from bessemer.compiler.codegen.body.copies import BLOCK, copy_name, copy_text
-from bessemer.compiler.codegen.body.late_outputs import late_outputs
-from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of, work_of_copy
+from bessemer.compiler.codegen.body.body_launches import BodyLaunches
+from bessemer.compiler.codegen.body.copies import copy_text
 from bessemer.compiler.codegen.kernels.finite import not_finite
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_steps
-from bessemer.compiler.codegen.support.clock import Clocks
 from bessemer.compiler.codegen.support.constants import c_string
 from bessemer.compiler.codegen.support.workspace import (
-    arena_offset,
     early_sizes,
     workspace_text,
 )
-from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import TEAM, Kernel
+from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
@@ -75,26 +67,7 @@ def body_text(
     return _Body(replace(program, weights={}), plan, prefix, messages, profile).text()
 
 
-class _Body(BodySizes):
-    def __init__(
-        self,
-        program: Program,
-        plan: MemoryPlan,
-        prefix: str,
-        messages: Mapping[Kernel, Sequence[str]],
-        profile: bool,
-    ) -> None:
-        super().__init__(program, plan, prefix)
-        self.messages = messages
-        self.chains: list[str] = []
-        self.copies_shared = False
-        self.given: dict[Value, tuple[str, int]] = {}
-        for array, values in (("inputs", program.inputs), ("outputs", program.outputs)):
-            for number, value in enumerate(values):
-                self.given.setdefault(value, (array, number))
-        self.late = late_outputs(program, plan)
-        self.clocks = Clocks(profile, self.let, self.put)
-
+class _Body(BodyLaunches):
     def text(self) -> str:
         self._enter()
         steps = self.program.steps
@@ -143,38 +116,13 @@ class _Body(BodySizes):
 
     def _leave(self) -> None:
         for number, value in enumerate(self.program.outputs):
-            root = self._root(value)
+            root = self.root(value)
             if root in self.plan.offsets or root in self.plan.weight_offsets:
-                address = self._address(value)
+                address = self.address(value)
                 place = self.let(f"getelementptr ptr, ptr %outputs, i64 {number}")
                 self.put(f"store ptr {address}, ptr {place}")
         self.clocks.end()
         self.put("ret i32 0")
-
-    # Addresses
-
-    def _root(self, value: Value) -> Value:
-        return self.plan.aliases.get(value, value)
-
-    def _address(self, value: Value) -> str:
-        value = self._root(value)
-        given = self.given.get(value)
-        if given is not None and value not in self.plan.offsets:
-            array, number = given
-            place = self.let(f"getelementptr ptr, ptr %{array}, i64 {number}")
-            return self.let(f"load ptr, ptr {place}")
-        if value in self.plan.weight_offsets:
-            distance = self.plan.weight_offsets[value]
-            return self.let(f"getelementptr i8, ptr %weights, i64 {distance}")
-        if value not in self.plan.offsets:
-            raise InternalError(f"the memory plan has no place for a value of type {value.type}")
-        offset = self.sizes.value(arena_offset(self.plan, value))
-        place = self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
-        if value not in self.late:
-            return place
-        size = self.sizes.value(value.type.nbytes)
-        output = f"ptr %outputs, i64 {self.late[value]}, i64 {size}"
-        return self.let(f"call ptr @bessemer_late_place(ptr %context, {output}, ptr {place})")
 
     # Steps
 
@@ -183,16 +131,16 @@ class _Body(BodySizes):
             self.known.clear()
             match step:
                 case Launch(unless_in=None):
-                    self._launch(step)
+                    self.launch(step)
                 case Launch(unless_in=Value() as source):
-                    with self.unless(self._coincide(source, step.values[-1])):
-                        self._launch(step)
+                    with self.unless(self.coincide(source, step.values[-1])):
+                        self.launch(step)
                 case Chain():
-                    self._chain(step)
+                    self.chain(step)
                 case BindDims():
                     self._bind(step)
                 case Copy():
-                    self._copy(step)
+                    self.copy(step)
                 case RequireFinite():
                     self._require_finite(step)
                 case Alias():
@@ -202,86 +150,8 @@ class _Body(BodySizes):
                 case Repeat():
                     self._repeat(step)
 
-    def _launch(self, step: Launch) -> None:
-        kernel = step.kernel
-        checks = self.messages.get(kernel, ())
-        for number, value in enumerate(step.values):
-            self._store_at("ptr", self._address(value), "%buffers", number)
-        if checks:
-            self._store_at("ptr", "%fault", "%buffers", len(step.values))
-            self.put("store i32 0, ptr %fault")
-        for number, size in enumerate(step.sizes):
-            self._store_at("i64", self.sizes.value(size), "%arguments", number)
-        values = dict(zip(kernel.symbols, step.sizes, strict=True))
-        extent = self.sizes.value(dims.rename(kernel.parallel_extent, values))
-        work = dims.rename(kernel.operations, values)
-        start = self.clocks.start()
-        if kernel.has_team:
-            self._launch_team(step, work)
-        elif self._is_serial(extent, whole := work_of(step, self.bound)):
-            self.put(f"call void @{kernel.name}(ptr %buffers, ptr %arguments, i64 0, i64 {extent})")
-        else:
-            shares = self._shares(whole)
-            name = self.clocks.share_of(kernel.name)
-            self.put(
-                f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
-                f"ptr %arguments, i64 {extent}, i64 {shares})"
-            )
-        self.clocks.stop(start)
-        if checks:
-            self._check_fault(step, checks)
-        self.read_back(step)
-
-    def _chain(self, step: Chain) -> None:
-        """A chain of launches, whose shares are dealt to threads like those of one kernel."""
-        if any(self.messages.get(launch.kernel) for launch in step.launches):
-            raise InternalError("a kernel of a chain can fail: nothing would tell of it")
-        name = f"{self.prefix}_chain{len(self.chains)}"
-        self.chains.append(chain_text(step, name))
-        inside = {window.value for window in step.windows}
-        values = [value for launch in step.launches for value in launch.values]
-        for number, value in enumerate((*values, step.memory)):
-            if value not in inside:
-                self._store_at("ptr", self._address(value), "%buffers", number)
-        work = dims.total(work_of(launch, self.bound) for launch in step.launches)
-        self.put(
-            f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
-            f"ptr %arguments, i64 {step.shares}, i64 {self._shares(work)})"
-        )
-
-    def _launch_team(self, step: Launch, work: Size) -> None:
-        kernel = step.kernel
-        most = self.sizes.value(dims.minimum(kernel.members, dims.floordiv(work, GRAIN)))
-        place = kernel.symbols.index(TEAM)
-        name = self.clocks.share_of(kernel.name)
-        self.put(
-            f"call void @bessemer_join_team(ptr %context, ptr @{name}, ptr %buffers, "
-            f"ptr %arguments, i64 {len(step.values) + 1}, i64 {place}, i64 {most})"
-        )
-
-    def _store_at(self, kind: str, value: str, array: str, number: int) -> None:
-        place = self.let(f"getelementptr {kind}, ptr {array}, i64 {number}")
-        self.put(f"store {kind} {value}, ptr {place}")
-
-    def _is_serial(self, extent: str, work: Size) -> bool:
-        return extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
-
-    def _shares(self, work: Size) -> str:
-        """The number of threads that this much work is enough for."""
-        if isinstance(work, int):
-            return str(work // SHARE)
-        return self.let(f"udiv i64 {self.sizes.value(dims.maximum(work, 1))}, {SHARE}")
-
-    def _check_fault(self, step: Launch, checks: Sequence[str]) -> None:
-        fault = self.let("load i32, ptr %fault")
-        where = ", ".join(step.sources)
-        for number, message in enumerate(checks, 1):
-            hit = self.let(f"icmp eq i32 {fault}, {number}")
-            text = f"{where}: {message}" if where else message
-            self.fail_if(hit, Status.INDEX_OUT_OF_RANGE, text)
-
     def _bind(self, step: BindDims) -> None:
-        source = self._address(step.value)
+        source = self.address(step.value)
         where = ", ".join(step.sources)
         for number, name in enumerate(step.symbols):
             if not name:
@@ -295,56 +165,8 @@ class _Body(BodySizes):
             self.set_symbol(name, value)
         self.note_bound(step.symbols)
 
-    def _copy(self, step: Copy) -> None:
-        start = self.clocks.start()
-        if self._root(step.source) is not self._root(step.target):
-            if self._may_coincide(step):
-                with self.unless(self._coincide(step.source, step.target)):
-                    self._copy_bytes(step)
-            else:
-                self._copy_bytes(step)
-        self.clocks.stop(start)
-
-    def _copy_bytes(self, step: Copy) -> None:
-        source, target = self._address(step.source), self._address(step.target)
-        nbytes = step.source.type.nbytes
-        size, work = self.sizes.value(nbytes), work_of_copy(nbytes)
-        if self._is_serial("", work):
-            arrays = f"ptr {target}, ptr {source}, i64 {size}"
-            self.put(f"call void @llvm.memcpy.p0.p0.i64({arrays}, i1 false)")
-            return
-        self._store_at("ptr", source, "%buffers", 0)
-        self._store_at("ptr", target, "%buffers", 1)
-        self._store_at("i64", size, "%arguments", 0)
-        blocks = self.sizes.value(dims.floordiv(nbytes + BLOCK - 1, BLOCK))
-        self.copies_shared = True
-        name = self.clocks.share_of(copy_name(self.prefix))
-        self.put(
-            f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
-            f"ptr %arguments, i64 {blocks}, i64 {self._shares(work)})"
-        )
-
-    def _coincide(self, source: Value, target: Value) -> str:
-        """Whether two values are at the same address and have the same size. (An empty cache may
-        begin at the address of one that is not empty.)"""
-        same = self.let(f"icmp eq ptr {self._address(source)}, {self._address(target)}")
-        sizes = source.type.nbytes, target.type.nbytes
-        if sizes[0] == sizes[1]:
-            return same
-        equal = self.let(f"icmp eq i64 {self.sizes.value(sizes[0])}, {self.sizes.value(sizes[1])}")
-        return self.let(f"and i1 {same}, {equal}")
-
-    def _may_coincide(self, step: Copy) -> bool:
-        """Whether the caller may have passed one array for an input and for the output to which it
-        is copied."""
-        program, pair = self.program, (self._root(step.source), self._root(step.target))
-        return any(
-            pair == (program.inputs[given], self._root(program.outputs[output]))
-            for output, given in program.updates
-        )
-
     def _require_finite(self, step: RequireFinite) -> None:
-        bad = not_finite(self.let, step.value.type.dtype, self._address(step.value))
+        bad = not_finite(self.let, step.value.type.dtype, self.address(step.value))
         self.fail_if(bad, Status.NOT_FINITE, f"{step.name} is not finite: nothing was updated")
 
     def _branch(self, step: Branch) -> None:
@@ -366,7 +188,7 @@ class _Body(BodySizes):
         self.begin(after)
 
     def _truth(self, value: Value) -> str:
-        return self.let(f"icmp ne i8 {self.let(f'load i8, ptr {self._address(value)}')}, 0")
+        return self.let(f"icmp ne i8 {self.let(f'load i8, ptr {self.address(value)}')}, 0")
 
     def _repeat(self, step: Repeat) -> None:
         before = self.known_now()
@@ -380,13 +202,13 @@ class _Body(BodySizes):
         count = self.let(f"load i64, ptr {counter}")
         going = "true"
         if step.trips is not None:
-            trips = self.let(f"load i64, ptr {self._address(step.trips)}")
+            trips = self.let(f"load i64, ptr {self.address(step.trips)}")
             going = self.let(f"icmp slt i64 {count}, {trips}")
         if step.condition is not None:
             going = self.let(f"and i1 {going}, {self._truth(step.condition)}")
         self.put(f"br i1 {going}, label %{body}, label %{after}")
         self.begin(body)
-        self.put(f"store i64 {count}, ptr {self._address(step.iteration)}")
+        self.put(f"store i64 {count}, ptr {self.address(step.iteration)}")
         self.repeats += 1
         self._steps(step.body)
         self.repeats -= 1

@@ -2,7 +2,8 @@
 
 Every group has a root, the value that its kernel writes; values inside a group never reach memory.
 Nodes are visited from the outputs to the inputs. A node joins the group of its readers when they
-are all in one group and that group can take it without computing anything twice:
+are all in one group and that group can take it without computing anything twice
+(joining_rules.py):
 
     views            always, in as many groups as read them: they are only index arithmetic
     pointwise        yes; one that is smaller than the root (broadcast) only if it is cheap
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
@@ -30,24 +30,17 @@ from bessemer.compiler.schedule.convolution.padding_regions import copies_for, r
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import (
     decodes,
-    looks_up,
-    narrows,
-    readers_across,
-    stores_bytes,
 )
-from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.joining_rules import JoiningRules
 from bessemer.compiler.schedule.grouping.kinds import (
-    NOT_SAME_INDEX,
     Kind,
-    is_costly,
     is_widening,
     kind_of,
     pools_what_costs,
     samples_channels,
 )
-from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.grouping.views import (
     adds_up_channels,
     before_transposes,
@@ -56,16 +49,6 @@ from bessemer.compiler.schedule.grouping.views import (
     parts_neighbours,
     pools_moved_channels,
 )
-from bessemer.compiler.schedule.nests.row_shapes import (
-    is_of_rows,
-    is_row_reduction,
-    moves_last_axis,
-    same_leading,
-    spreads_in_rows,
-)
-
-MAXIMUM_NODES = 48
-MAXIMUM_OPERANDS = 24
 
 
 def form_groups(
@@ -100,9 +83,8 @@ class _Former:
     ) -> None:
         self.graph = graph
         self.by_pairs = by_pairs
-        self.users = graph.users()
-        self.outputs = set(graph.outputs)
         self.producers = graph.producers()
+        self.rules = JoiningRules(self.producers, graph.users(), graph.outputs)
         self.roots: dict[Value, Group] = {}
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value
@@ -131,25 +113,23 @@ class _Former:
         value = node.output
         groups = self.readers.get(value, set())
         free = kind == "view" or is_widening(node) or decodes(node, self.producers)
-        if any(self._is_added_across(group, node) for group in groups):
+        if any(self.rules.is_added_across(group, node) for group in groups):
             self.forced.add(value)
         if free and value not in self.forced:
             for group in groups:
                 group.nodes.append(node)
             self._read(node, groups)
             return
-        reader = next(iter(groups)) if len(groups) == 1 else None
-        if reader is not None and value not in self.forced and self._may_join(reader, node, kind):
-            self._join(reader, node, kind)
-            return
-        self.roots[value] = Group(value)
-        self._join(self.roots[value], node, kind)
+        reader = next(iter(groups)) if len(groups) == 1 and value not in self.forced else None
+        if reader is None or not self.rules.may_join(reader, node, kind):
+            reader = self.roots[value] = Group(value)
+        self._join(reader, node, kind)
 
     def _join(self, group: Group, node: Node, kind: Kind) -> None:
         group.nodes.append(node)
         if kind == "contraction":
             group.anchor = node
-            group.tail = self._tail(group, node)
+            group.tail = self.rules.tail(group, node)
             group.attention = self.attentions.get(node)
             if group.attention is None:
                 self._read_contraction(node)
@@ -227,172 +207,3 @@ class _Former:
             self._force_behind_views(value)
         else:
             self.forced.add(value)
-
-    def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
-        if len(group.nodes) >= MAXIMUM_NODES:
-            return False
-        if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
-            return False  # its parts are written in place by kernels of their own
-        turns = any(map(moves_last_axis, group.nodes))
-        if narrows(node) and (group.reductions or group.heavy or (turns and self._has_sums(node))):
-            return False  # bytes are the cheapest to store and to read again
-        if node.output.type.numel != product(group.shape) and stores_bytes(node, self.producers):
-            return False
-        operands = {value for member in group.nodes for value in member.inputs}
-        operands -= {value for member in group.nodes for value in member.outputs}
-        if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
-            return False
-        match kind:
-            case "pointwise":
-                return self._may_join_pointwise(group, node)
-            case "reduction":
-                return self._may_join_reduction(group, node)
-            case "heavy":
-                return (
-                    not (group.heavy or group.reductions or group.anchor)
-                    and group.packs is None
-                    and product(group.shape) == node.output.type.numel
-                    and not any(moves_last_axis(member) for member in group.nodes)
-                )
-            case "contraction":
-                return self._may_anchor(group, node)
-            case _:
-                return True
-
-    def _is_written_by_parts(self, node: Node) -> bool:
-        if node.operator.name != "pad":
-            return node.operator.name == "concat"
-        producer = self.producers.get(node.inputs[0])
-        return fills_inside(node, self.users, producer, self.graph.outputs)
-
-    def _may_join_pointwise(self, group: Group, node: Node) -> bool:
-        numel = node.output.type.numel
-        is_concat = node.operator.name == "concat"
-        if is_concat and any(map(self._ends_contraction, group.nodes)):
-            return False  # an epilogue does not choose among parts, one element at a time
-        moves = any(map(moves_last_axis, group.nodes))
-        if is_concat and (is_of_phases(node, self.producers) or (moves and self._has_sums(node))):
-            return False  # its parts' kernels write it
-        if moves and node.operator.name == "pad" and node.attributes["mode"] != "constant":
-            return False  # it copies rows where they lie in one piece
-        if numel == product(group.shape):
-            later = group.reductions or group.packs is not None
-            return not (later and self._ends_contraction(node))
-        if group.anchor is not None or group.heavy:
-            return False
-        if group.reductions:
-            if self._ends_contraction(node):
-                return False
-            reduction = group.reductions[0]
-            return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
-        if group.packs is not None:
-            return False
-        return not is_costly(node) or self._is_once_a_row(node, group)
-
-    def _is_once_a_row(self, node: Node, group: Group) -> bool:
-        """Whether a value, or what is computed from it and reshaped, has one element for each row.
-        (Statistics of channels may have been reshaped for an image whose channels are last.)"""
-        seen, waiting = {node.output}, [node.output]
-        while waiting:
-            value = waiting.pop()
-            if is_of_rows(value.type.shape, group.shape):
-                return True
-            computed = {
-                user.output
-                for user in self.users.get(value, [])
-                if kind_of(user) in ("pointwise", "view")
-                and user.output.type.numel == value.type.numel
-            }
-            waiting += computed - seen
-            seen |= computed
-        return False
-
-    def _has_sums(self, node: Node) -> bool:
-        """Whether a node's input is computed from a product's sums, pointwise and for it alone."""
-        waiting = list(node.inputs)
-        while waiting:
-            made = self.producers.get(value := waiting.pop())
-            kind = "" if made is None or len(self.users[value]) != 1 else kind_of(made)
-            if kind == "contraction":
-                return True
-            if made and kind == "pointwise" and made.operator.name not in ("concat", "pad"):
-                waiting += [v for v in made.inputs if v.type.shape == value.type.shape]
-        return False
-
-    def _is_added_across(self, group: Group, node: Node) -> bool:
-        """Whether pointwise work after a product reads bytes that a transpose has moved apart."""
-        found = readers_across(group, node, self.users)
-        return bool(found) and (group.anchor is not None or any(map(self._has_sums, found)))
-
-    def _ends_contraction(self, node: Node) -> bool:
-        """Whether a pointwise node is better off as the epilogue of a contraction."""
-        shape = node.output.type.shape
-        for value in node.inputs:
-            producer = self.producers.get(value)
-            if (
-                producer is not None
-                and kind_of(producer) == "contraction"
-                and value.type.shape == shape
-                and len(self.users[value]) == 1
-            ):
-                return True
-        return False
-
-    def _may_join_reduction(self, group: Group, node: Node) -> bool:
-        if group.anchor is not None or group.heavy or group.packs is not None:
-            return False
-        outer, whole = node.output.type, node.inputs[0].type
-        numel = product(group.shape)
-        if not group.reductions and numel == outer.numel:
-            return True
-        if not is_row_reduction(node) or not spreads_in_rows(node.output, group.nodes[::-1]):
-            return False
-        if group.reductions:
-            other = group.reductions[0]
-            return (
-                is_row_reduction(other)
-                and other.inputs[0].type.numel == whole.numel
-                and other.output.type.numel == outer.numel
-                and numel in (outer.numel, whole.numel)
-            )
-        return numel == whole.numel and same_leading(group.shape, outer.shape)
-
-    def _may_anchor(self, group: Group, node: Node) -> bool:
-        if group.anchor is not None or group.reductions or group.heavy or group.packs is not None:
-            return False
-        tail = self._tail(group, node)
-        core = tail[0].inputs[0] if tail else group.root
-        assert core is not None
-        if core.type.shape != node.output.type.shape:
-            return False
-        members = set(group.nodes).difference(tail)
-        waiting, seen = [node.output], set()
-        while waiting:
-            value = waiting.pop()
-            for user in self.users.get(value, []):
-                if user not in members or user in seen:
-                    continue
-                seen.add(user)
-                if kind_of(user) != "pointwise" or user.output.type.shape != core.type.shape:
-                    return False
-                if user.operator.name in NOT_SAME_INDEX and not looks_up(user, value):
-                    return False
-                waiting.append(user.output)
-        return True
-
-    def _tail(self, group: Group, node: Node) -> tuple[Node, ...]:
-        """The views from a value of the contraction's shape to the root, if they only move elements
-        and keep neighbouring columns neighbours; else none."""
-        value, found = group.root, list[Node]()
-        if node.operator.name != "matmul":
-            return ()
-        members = set(group.nodes)
-        while value is not None and value.type.shape != node.output.type.shape:
-            view = self.producers[value]
-            if view not in members or view.operator.name not in MOVES:
-                return ()
-            value = view.inputs[0]
-            if len(self.users[value]) != 1 or value in self.graph.outputs:
-                return ()
-            found.insert(0, view)
-        return tuple(found) if keeps_columns(found) else ()
