@@ -14,7 +14,7 @@ import numpy as np
 
 from emulator.arrays import UNSIGNED, WIDTHS, Array
 from emulator.async_state import Product, Warpgroup
-from emulator.descriptors import Descriptor, addresses, decode_descriptor
+from emulator.descriptors import addresses, decode_descriptor
 from emulator.errors import DivergentCollective, UnfinishedRead
 from emulator.fragments import left_places, pack, sum_places, unpack
 from emulator.machine import Lanes, Machine
@@ -37,22 +37,31 @@ def _wgmma(instruction: Instruction) -> Step:
 
 
 @dataclass(frozen=True)
+class _Factor:
+    """A matrix of `extent` rows (columns, if it is the right one) along the depth.
+
+    It lies in shared memory, where `descriptor` says, or in `registers`. `by_depth`: neighbours in
+    memory are neighbours along the depth.
+    """
+
+    type: str
+    extent: int
+    sign: int
+    by_depth: bool
+    descriptor: Reader | None
+    registers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Form:
-    """What an mma_async says: types, shape, operands, signs and which factors lie along M or N."""
+    """What an mma_async says: shape, factors, the registers of the sums, and whether it adds."""
 
     shape: Shape
     sum_type: str
-    left_type: str
-    right_type: str
     sums: tuple[int, ...]
-    left: tuple[int, ...]
-    left_descriptor: Reader | None
-    right_descriptor: Reader
+    left: _Factor
+    right: _Factor
     adds: Reader
-    left_sign: int
-    right_sign: int
-    left_by_depth: bool
-    right_by_depth: bool
 
 
 def _read_product(instruction: Instruction) -> _Form:
@@ -68,26 +77,33 @@ def _read_product(instruction: Instruction) -> _Form:
     left_turned, right_turned = (
         (0, turns[0] if turns else 0) if in_registers else (turns[0], turns[1]) if turns else (0, 0)
     )
+    shape = shape_of(instruction)
     form = _Form(
-        shape_of(instruction),
+        shape,
         types[0],
-        types[1],
-        types[2],
         _indices(instruction, sums),
-        _indices(instruction, left) if in_registers else (),
-        None if in_registers else reader(left, "u64"),
-        reader(right, "u64"),
+        _Factor(
+            types[1],
+            64,
+            signs[0] if signs else 1,
+            not left_turned,
+            None if in_registers else reader(left, "u64"),
+            _indices(instruction, left) if in_registers else (),
+        ),
+        _Factor(
+            types[2],
+            shape.n,
+            signs[1] if len(signs) > 1 else 1,
+            not right_turned,
+            reader(right, "u64"),
+        ),
         reader(rest[0], "pred") if rest else reader(Immediate(1), "pred"),
-        signs[0] if signs else 1,
-        signs[1] if len(signs) > 1 else 1,
-        not left_turned,
-        not right_turned,
     )
     words = form.shape.n * 64 * WIDTHS[form.sum_type] // 32 // 128
-    depth = 256 // WIDTHS[form.left_type]
+    depth = 256 // WIDTHS[form.left.type]
     if len(form.sums) != words or form.shape.m != 64 or form.shape.k != depth:
         raise unsupported(instruction, "(registers do not fit the shape)")
-    if form.shape.n % 8 or not 8 <= form.shape.n <= 256 or len(form.left) not in (0, 4):
+    if form.shape.n % 8 or not 8 <= form.shape.n <= 256 or len(form.left.registers) not in (0, 4):
         raise unsupported(instruction)
     return form
 
@@ -149,7 +165,7 @@ def _release(machine: Machine, threads: Lanes, over: list[Product], group: Warpg
 
 
 def _start(form: _Form) -> Step:
-    registers = frozenset((*form.sums, *form.left))
+    registers = frozenset((*form.sums, *form.left.registers))
 
     def step(machine: Machine, lanes: Lanes) -> None:
         for group, threads in _groups(machine, lanes):
@@ -171,45 +187,24 @@ def _check_fenced(machine: Machine, registers: frozenset[int], threads: Lanes) -
 
 
 def _prepare(machine: Machine, form: _Form, threads: Lanes, number: int) -> Callable[[], None]:
-    """Reads the descriptors, watches the shared memory they name; gives what the product does,
-    once, when it runs.
-    """
-    first = Lanes(threads.index[:1])
-    block = int(machine.block[threads.index[0]])
-    right = decode_descriptor(int(np.ravel(form.right_descriptor(machine, first))[0]))
-    right_at = _places(
-        machine, block, right, form.shape.n, form, form.right_by_depth, form.right_type
-    )
-    left_at: Array | None = None
-    if form.left_descriptor is not None:
-        left = decode_descriptor(int(np.ravel(form.left_descriptor(machine, first))[0]))
-        left_at = _places(machine, block, left, 64, form, form.left_by_depth, form.left_type)
-    adds = bool(np.ravel(form.adds(machine, first))[0])
-    if machine.races is not None:
-        warp = int(threads.index[0]) // 32
-        party = int(machine.races.parties.wgmma(warp))
-        for places, by_depth, name in (
-            (right_at, form.right_by_depth, form.right_type),
-            (left_at, form.left_by_depth, form.left_type),
-        ):
-            if places is not None:
-                step = max(1, machine.races.granule * 8 // WIDTHS[name])
-                seen = places[:, ::step] if by_depth else places[::step]
-                machine.races.start_read(warp, party, number, seen)
-    finished = [False]
+    """Reads the descriptors and reports the reads of shared memory to the race detector. Returns a
+    function that computes the product when it is first called."""
+    right_at = _places(machine, form.right, form.shape.k, threads)
+    left_at = _places(machine, form.left, form.shape.k, threads)
+    adds = bool(np.ravel(form.adds(machine, Lanes(threads.index[:1])))[0])
+    for factor, places in ((form.right, right_at), (form.left, left_at)):
+        if places is not None:
+            _watch(machine, factor, places, threads, number)
+    finished = False
 
     def perform() -> None:
-        if finished[0]:
+        nonlocal finished
+        if finished:
             return
-        finished[0] = True
-        b = _factor(machine, right_at, form.right_type)
-        a = (
-            _left_registers(machine, form, threads)
-            if left_at is None
-            else _factor(machine, left_at, form.left_type)
-        )
-        product = (a * form.left_sign) @ (b * form.right_sign).T
-        _add(machine, form, threads, product, adds)
+        finished = True
+        b = _values(machine, form.right, right_at, threads)
+        a = _values(machine, form.left, left_at, threads)
+        _add(machine, form, threads, a @ b.T, adds)
 
     when = machine.schedule.async_
     if when == "early" or (when == "mixed" and machine.random.random() < 0.5):
@@ -225,28 +220,40 @@ def _perform_all_before(machine: Machine, threads: Lanes) -> None:
         product.perform()
 
 
-def _places(
-    machine: Machine,
-    block: int,
-    descriptor: Descriptor,
-    extent: int,
-    form: _Form,
-    by_depth: bool,
-    name: str,
-) -> Array:
-    """Offsets of the elements in the machine's shared memory."""
-    size = WIDTHS[name] // 8
-    where = addresses(descriptor, extent, form.shape.k, size, by_depth)
+def _places(machine: Machine, factor: _Factor, depth: int, threads: Lanes) -> Array | None:
+    """Offsets of a factor's elements in the machine's shared memory, [extent, depth]; None if it is
+    in registers."""
+    if factor.descriptor is None:
+        return None
+    block = int(machine.block[threads.index[0]])
+    first = Lanes(threads.index[:1])
+    descriptor = decode_descriptor(int(np.ravel(factor.descriptor(machine, first))[0]))
+    size = WIDTHS[factor.type] // 8
+    where = addresses(descriptor, factor.extent, depth, size, factor.by_depth)
     result: Array = where + block * machine.shared.stride
     if int(where.max()) + size > machine.shared.stride:
         machine.shared.check_allocated(np.array([len(machine.shared.data)]), 1, 1, "wgmma")
     return result
 
 
-def _factor(machine: Machine, places: Array, name: str) -> Array:
-    size = WIDTHS[name] // 8
-    words = machine.shared.load(places.reshape(-1), size, 1)[0].reshape(places.shape)
-    return factor_values(words, name).astype(_number_type(name))
+def _watch(machine: Machine, factor: _Factor, places: Array, threads: Lanes, number: int) -> None:
+    """Tells the race detector, if there is one, what product `number` of the warpgroup reads."""
+    if machine.races is None:
+        return
+    warp = int(threads.index[0]) // 32
+    party = int(machine.races.parties.wgmma(warp))
+    step = max(1, machine.races.granule * 8 // WIDTHS[factor.type])
+    seen = places[:, ::step] if factor.by_depth else places[::step]
+    machine.races.start_read(warp, party, number, seen)
+
+
+def _values(machine: Machine, factor: _Factor, places: Array | None, threads: Lanes) -> Array:
+    """The numbers of a factor, with its sign: [extent, depth]."""
+    kind = _number_type(factor.type)
+    if places is None:
+        return _in_registers(machine, factor, threads) * factor.sign
+    words = machine.shared.load(places.reshape(-1), WIDTHS[factor.type] // 8, 1)[0]
+    return factor_values(words.reshape(places.shape), factor.type).astype(kind) * factor.sign
 
 
 def _number_type(name: str) -> type[np.floating]:
@@ -254,13 +261,15 @@ def _number_type(name: str) -> type[np.floating]:
     return np.float64 if name[0] in "su" else np.float32
 
 
-def _left_registers(machine: Machine, form: _Form, threads: Lanes) -> Array:
-    each = 32 // WIDTHS[form.left_type]
-    words = np.stack([machine.registers[one][threads.where].reshape(4, 32) for one in form.left], 1)
-    matrix = np.zeros((4, 16, form.shape.k), _number_type(form.left_type))
-    places = left_places(4, each, 16)
-    matrix[(slice(None), *places)] = factor_values(unpack(words, each), form.left_type)
-    return matrix.reshape(64, form.shape.k)
+def _in_registers(machine: Machine, factor: _Factor, threads: Lanes) -> Array:
+    each = 32 // WIDTHS[factor.type]
+    registers = [machine.registers[one][threads.where] for one in factor.registers]
+    words = np.stack([one.reshape(4, 32) for one in registers], 1)
+    matrix = np.zeros((4, 16, 8 * each), _number_type(factor.type))
+    matrix[(slice(None), *left_places(4, each, 16))] = factor_values(
+        unpack(words, each), factor.type
+    )
+    return matrix.reshape(factor.extent, -1)
 
 
 def _add(machine: Machine, form: _Form, threads: Lanes, product: Array, adds: bool) -> None:

@@ -115,45 +115,54 @@ def _windows(operand: Operand, bytes_: int) -> Boxes | None:
     high, wide = operand.windows
     if (high.outer, high.depth, wide.outer, wide.depth) != (1, 0, 2, 1):
         return None
-    kernel = (operand.depth[0].extent, operand.depth[1].extent)
-    strides = (_pixel_stride(operand, high), _pixel_stride(operand, wide))
+    kernel = operand.depth[0].extent, operand.depth[1].extent
     if not isinstance(kernel[0], int) or not isinstance(kernel[1], int):
         return None
+    images = _images(operand, (high, wide), (kernel[0], kernel[1]), bytes_)
+    if images is None or not _aligned(images.base, images.strides, bytes_):
+        return None
+    walks = zip((high, wide), images.kernel, operand.outer[1:], strict=True)
+    if not all(_may_walk(window, size, axis.extent) for window, size, axis in walks):
+        return None
+    return Boxes(images.base, (), 0, (None,) * len(operand.batch), images)
+
+
+def _images(
+    operand: Operand, windows: tuple[Window, Window], kernel: tuple[int, int], bytes_: int
+) -> Images | None:
+    """The images of a convolution's operand; None if their pixels have no strides of their own, or
+    a group's channels are no whole boxes."""
+    high, wide = windows
+    strides = _pixel_stride(operand, high), _pixel_stride(operand, wide)
+    channels = _channels(operand, BOX_BYTES // bytes_)
     if not isinstance(high.extent, int) or not isinstance(wide.extent, int):
         return None
-    if strides[0] is None or strides[1] is None or len(operand.batch) > 1:
+    if strides[0] is None or strides[1] is None or channels is None:
         return None
-    base = operand.base + high.low * strides[0] + wide.low * strides[1]
-    images = operand.outer[0]
-    channels = operand.depth[2].extent
-    if operand.batch:
-        group = operand.batch[0]
-        box = BOX_BYTES // bytes_
-        if group.stride != channels or not isinstance(channels, int) or channels % box:
-            return None
-        channels = group.extent * channels
     # What is one image, row or pixel is at no distance from a next one: any will do.
+    images = operand.outer[0]
     across = strides[1] if wide.extent > 1 else channels
     down = strides[0] if high.extent > 1 else wide.extent * across
-    pitches = (images.stride if images.extent != 1 else high.extent * down, down, across)
+    pitch = images.stride if images.extent != 1 else high.extent * down
     count = images.extent
     if operand.parts != 0:
-        if operand.parts != count * pitches[0]:
+        if operand.parts != count * pitch:
             return None
         count = count * _PARTS
-    found = Images(
-        base,
-        (count, high.extent, wide.extent, channels),
-        pitches,
-        (high, wide),
-        (kernel[0], kernel[1]),
-    )
-    if not _aligned(base, pitches, bytes_) or not all(
-        _may_walk(window, size, axis.extent)
-        for window, size, axis in zip((high, wide), found.kernel, operand.outer[1:], strict=True)
-    ):
+    base = operand.base + high.low * strides[0] + wide.low * strides[1]
+    shape = count, high.extent, wide.extent, channels
+    return Images(base, shape, (pitch, down, across), windows, kernel)
+
+
+def _channels(operand: Operand, box: int) -> Size | None:
+    """The channels of a pixel, those of all groups; None if a group's are not whole boxes."""
+    channels = operand.depth[2].extent
+    if not operand.batch:
+        return channels
+    group = operand.batch[0]
+    if len(operand.batch) > 1 or group.stride != channels:
         return None
-    return Boxes(base, (), 0, (None,) * len(operand.batch), found)
+    return group.extent * channels if isinstance(channels, int) and channels % box == 0 else None
 
 
 def _pixel_stride(operand: Operand, window: Window) -> Size | None:

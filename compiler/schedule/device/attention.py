@@ -112,38 +112,32 @@ def _plain(node: Expression) -> Expression:
 def _is_softmax(weight: Expression, key: Symbol) -> bool:
     """Whether a weight is exp(s - max s) / sum of exp(s - max s), where s is the row's score of the
     key."""
-    match _plain(weight):
-        case Binary(_, "div", above, below):
-            pass
-        case _:
-            return False
-    below = _plain(below)
+    quotient = _plain(weight)
+    if not (isinstance(quotient, Binary) and quotient.name == "div"):
+        return False
+    below = _plain(quotient.right)
     if not (isinstance(below, Reduce) and below.name == "add" and len(below.over) == 1):
         return False
     (over,) = below.over
     above_index = 0 if key.extent == 1 else atom(key)
-    first = _largest_below(above, above_index)
+    first = _largest_below(quotient.left, above_index)
     second = _largest_below(below.body, atom(over))
     return first is not None and first is second and over.extent == key.extent
 
 
 def _largest_below(node: Expression, index: Size) -> Expression | None:
     """The expression max s, if the node is exp(s[index] - max s); else None."""
-    match _plain(node):
-        case Unary(_, "exp", operand):
-            pass
-        case _:
-            return None
-    match _plain(operand):
-        case Binary(_, "sub", score, largest):
-            pass
-        case _:
-            return None
-    largest = _plain(largest)
+    power = _plain(node)
+    if not (isinstance(power, Unary) and power.name == "exp"):
+        return None
+    difference = _plain(power.operand)
+    if not (isinstance(difference, Binary) and difference.name == "sub"):
+        return None
+    largest = _plain(difference.right)
     if not (isinstance(largest, Reduce) and largest.name == "max" and len(largest.over) == 1):
         return None
-    is_score = _is_score(score, index) and _is_score(largest.body, atom(largest.over[0]))
-    return largest if is_score else None
+    scores = (difference.left, index), (largest.body, atom(largest.over[0]))
+    return largest if all(_is_score(score, at) for score, at in scores) else None
 
 
 def _is_score(node: Expression, index: Size) -> bool:
