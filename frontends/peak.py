@@ -69,48 +69,64 @@ def _sums(target: Target) -> int:
 def peak_text(target: Target) -> str:
     """LLVM IR of a loop of independent sums. They begin with different numbers from memory, so that
     no two of them are one."""
-    lanes, sums = target.vector_bits // 32, _sums(target)
-    vector, zeros = f"<{lanes} x float>", f"<{lanes} x i32> zeroinitializer"
-    starts, phis, steps, total = [], [], [], []
-    for k in range(sums):
-        starts.append(f"  %p{k} = getelementptr float, ptr %memory, i64 {k}")
-        starts.append(f"  %f{k} = load float, ptr %p{k}")
-        starts.append(f"  %s{k} = insertelement {vector} poison, float %f{k}, i32 0")
-        starts.append(f"  %v{k} = shufflevector {vector} %s{k}, {vector} poison, {zeros}")
-        phis.append(f"  %a{k} = phi {vector} [ %v{k}, %entry ], [ %b{k}, %loop ]")
-        if target.has_fma:
-            fma = f"@llvm.fma.v{lanes}f32({vector} %a{k}, {vector} %x, {vector} %y)"
-            steps.append(f"  %b{k} = call {vector} {fma}")
-        else:
-            steps.append(f"  %m{k} = fmul {vector} %a{k}, %x")
-            steps.append(f"  %b{k} = fadd {vector} %m{k}, %y")
-        total.append(f"  %t{k} = fadd {vector} %{f't{k - 1}' if k else 'y'}, %b{k}")
-    return "\n".join(
-        [
-            f"declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})",
-            "define void @peak(ptr %memory, i64 %count) nounwind {",
-            "entry:",
-            *starts,
-            f"  %x = fadd {vector} %v0, zeroinitializer",
-            f"  %y = fadd {vector} %v0, %v1",
-            "  br label %loop",
-            "loop:",
-            "  %i = phi i64 [ 0, %entry ], [ %n, %loop ]",
-            *phis,
-            *steps,
-            "  %n = add i64 %i, 1",
-            "  %more = icmp slt i64 %n, %count",
-            "  br i1 %more, label %loop, label %done",
-            "done:",
-            *total,
-            f"  %last = extractelement {vector} %t{sums - 1}, i32 0",
-            "  %never = fcmp ogt float %last, 1.0e3",
-            "  br i1 %never, label %store, label %end",
-            "store:",
-            "  store float %last, ptr %memory",
-            "  br label %end",
-            "end:",
-            "  ret void",
-            "}",
-        ]
+    vector = _vector(target)
+    lines = [_lines_of_sum(target, k) for k in range(_sums(target))]
+    starts, phis, steps, totals = ("\n".join(part) for part in zip(*lines, strict=True))
+    return _LOOP.format(
+        vector=vector,
+        lanes=target.vector_bits // 32,
+        starts=starts,
+        phis=phis,
+        steps=steps,
+        totals=totals,
+        last=_sums(target) - 1,
     )
+
+
+def _vector(target: Target) -> str:
+    return f"<{target.vector_bits // 32} x float>"
+
+
+def _lines_of_sum(target: Target, k: int) -> tuple[str, str, str, str]:
+    """What sum number k needs before the loop, at its head, in its body, and behind it."""
+    lanes, vector = target.vector_bits // 32, _vector(target)
+    start = f"""\
+  %p{k} = getelementptr float, ptr %memory, i64 {k}
+  %f{k} = load float, ptr %p{k}
+  %s{k} = insertelement {vector} poison, float %f{k}, i32 0
+  %v{k} = shufflevector {vector} %s{k}, {vector} poison, <{lanes} x i32> zeroinitializer"""
+    phi = f"  %a{k} = phi {vector} [ %v{k}, %entry ], [ %b{k}, %loop ]"
+    if target.has_fma:
+        fma = f"@llvm.fma.v{lanes}f32({vector} %a{k}, {vector} %x, {vector} %y)"
+        step = f"  %b{k} = call {vector} {fma}"
+    else:
+        step = f"  %m{k} = fmul {vector} %a{k}, %x\n  %b{k} = fadd {vector} %m{k}, %y"
+    return start, phi, step, f"  %t{k} = fadd {vector} %{f't{k - 1}' if k else 'y'}, %b{k}"
+
+
+_LOOP = """\
+declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})
+define void @peak(ptr %memory, i64 %count) nounwind {{
+entry:
+{starts}
+  %x = fadd {vector} %v0, zeroinitializer
+  %y = fadd {vector} %v0, %v1
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %n, %loop ]
+{phis}
+{steps}
+  %n = add i64 %i, 1
+  %more = icmp slt i64 %n, %count
+  br i1 %more, label %loop, label %done
+done:
+{totals}
+  %last = extractelement {vector} %t{last}, i32 0
+  %never = fcmp ogt float %last, 1.0e3
+  br i1 %never, label %store, label %end
+store:
+  store float %last, ptr %memory
+  br label %end
+end:
+  ret void
+}}"""

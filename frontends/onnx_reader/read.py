@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 
 import numpy as np
 import onnx
@@ -113,20 +114,23 @@ def _read_until_settled(
     def read(assumptions: Assumptions) -> Graph:
         return _read_graph(loaded, state, dims, values, assumptions)
 
+    def stretched(graph: Graph) -> Graph:
+        """The graph with inputs that may be stretched; as it is if that contradicts itself."""
+        try:
+            return with_stretched_inputs(read, merged, broadcast) or graph
+        except SizesMustAgree as found:
+            known = {*ones, found.name}
+            with suppress(CompileError):
+                return _read_until_settled(loaded, state, dims, values, stretches, known)
+            return graph
+
     for _ in range(_READINGS):
         try:
             graph = read(Assumptions(merged))
             # What is made of strings before the run has the shape that is said here.
             if not stretches or (graph.strings is not None and graph.strings.steps):
                 return graph
-            try:
-                return with_stretched_inputs(read, merged, broadcast) or graph
-            except SizesMustAgree as found:
-                known = {*ones, found.name}
-                try:
-                    return _read_until_settled(loaded, state, dims, values, stretches, known)
-                except CompileError:
-                    return graph
+            return stretched(graph)
         except SizesMustAgree as found:
             merged[found.name] = found.size
             if found.by_broadcast:
