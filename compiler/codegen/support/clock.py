@@ -23,7 +23,6 @@ EVENTS = 1 << 14
 
 _TEXT = """
 declare i64 @pthread_self()
-declare i32 @clock_gettime(i32, ptr)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 %bessemer.event = type { i64, i64, i64, i64 }
@@ -36,17 +35,6 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
 define ptr @${prefix}_profile() {
   ret ptr @bessemer_times
-}
-
-define internal i64 @bessemer_nanoseconds() {
-  %time = alloca { i64, i64 }
-  %ignored = call i32 @clock_gettime(i32 1, ptr %time)
-  %nano.at = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
-  %seconds = load i64, ptr %time
-  %nano = load i64, ptr %nano.at
-  %scaled = mul i64 %seconds, 1000000000
-  %sum = add i64 %scaled, %nano
-  ret i64 %sum
 }
 
 define internal void @bessemer_profile_begin() {
