@@ -10,6 +10,7 @@ from onnx import AttributeProto, defs
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.tensors import array_of_sparse
 
 ReadTensor = Callable[[onnx.TensorProto, str], Array]
 Given = Mapping[str, AttributeProto]
@@ -88,6 +89,8 @@ def attribute_value(attribute: AttributeProto, read_tensor: ReadTensor, label: s
             return _text(attribute.s, where)
         case AttributeProto.TENSOR:
             return read_tensor(attribute.t, where)
+        case AttributeProto.SPARSE_TENSOR:
+            return array_of_sparse(attribute.sparse_tensor, read_tensor, where)
         case AttributeProto.GRAPH:
             return attribute.g
         case AttributeProto.FLOATS:
@@ -99,7 +102,7 @@ def attribute_value(attribute: AttributeProto, read_tensor: ReadTensor, label: s
         case AttributeProto.GRAPHS:
             return list(attribute.graphs)
         case _:
-            return attribute  # sparse tensors and types: for a rule to refuse by name
+            return attribute  # types: for a rule to refuse by name
 
 
 def _kind(attribute: AttributeProto) -> int:

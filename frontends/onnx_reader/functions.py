@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -105,13 +105,14 @@ def imported_opsets(function: onnx.FunctionProto) -> dict[str, int]:
     return opset_table(list(function.opset_import), f"the function {function.name}")
 
 
-def check_body(function: onnx.FunctionProto) -> None:
-    """The checks of a graph, for a function's body; raises CompileError."""
+def check_body(function: onnx.FunctionProto, around: Collection[str] = ()) -> None:
+    """The checks of a graph, for a function's body that sees the names `around` the call; raises
+    CompileError."""
     graph = onnx.GraphProto()
     for text in (*function.input, *function.output):
         check_name(text, f"the function {function.name}")
     graph.node.extend(function.node)
-    for name in function.input:
+    for name in dict.fromkeys((*function.input, *around)):
         graph.input.add().name = name
     # An output may be one that this form of the operator does not compute: then it is absent.
     computed = {name for node in function.node for name in node.output} | set(function.input)

@@ -7,7 +7,8 @@ region.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import onnx
 
@@ -39,12 +40,14 @@ from bessemer.frontends.onnx_reader.schemas import Schema, adopted, find_schema
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.strings import on_strings
 from bessemer.frontends.onnx_reader.structure import (
+    free_names,
     needed_nodes,
     node_label,
     operator_name,
     ordered_nodes,
     subgraphs,
 )
+from bessemer.frontends.onnx_reader.tensors import array_of_sparse
 
 _MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
 """What a rule may raise if the attributes and shapes of a model contradict each other."""
@@ -157,18 +160,19 @@ class Scope:
     def define_initializers(self, graph: onnx.GraphProto) -> None:
         """Makes the graph's weights constants; a problem with one is noted in the model."""
         for tensor in graph.initializer:
-            if tensor.name in self._names:
-                continue
-            try:
-                array = self.model.array(tensor, f"initializer '{tensor.name}'")
-                self.define(tensor.name, constant_item(self, array, tensor.name))
-            except UnsupportedError as error:
-                self._note(error)
-                self.define(tensor.name, UNREAD)
+            self._define_weight(tensor.name, partial(self.model.array, tensor))
         for sparse in graph.sparse_initializer:
-            self.define(sparse.values.name, UNREAD)
-            name = sparse.values.name
-            self.model.problems[f"initializer '{name}': is a sparse tensor"] = None
+            read = partial(array_of_sparse, sparse, self.model.array)
+            self._define_weight(sparse.values.name, read)
+
+    def _define_weight(self, name: str, read: Callable[[str], Array]) -> None:
+        if name in self._names:
+            return
+        try:
+            self.define(name, constant_item(self, read(f"initializer '{name}'"), name))
+        except UnsupportedError as error:
+            self._note(error)
+            self.define(name, UNREAD)
 
     def read_nodes(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> None:
         """Reads what the outputs need."""
@@ -273,7 +277,9 @@ class Scope:
         if schema is None or body is None:
             raise _unknown(node, label, opset)
         given = functions.call_attributes(body, attributes, schema.record)
-        return self._call(body, items, given, self.source or label, node.output)
+        # A graph that is an attribute (SequenceMap's) may read names that are around the call.
+        around = {name for graph in subgraphs(node) for name in free_names(graph)}
+        return self._call(body, items, given, self.source or label, node.output, around)
 
     def _call(
         self,
@@ -282,8 +288,10 @@ class Scope:
         given: Given,
         source: str,
         outputs: Sequence[str],
+        around: Collection[str] = (),
     ) -> list[Item]:
-        """Reads a function's body in place of the call, as far as its named outputs need it."""
+        """Reads a function's body in place of the call, as far as its named outputs need it. The
+        names `around` the call are seen in the body."""
         key = (function.domain, function.name, function.overload)
         name = operator_name(function.domain, function.name)
         if key in self.calls:
@@ -292,10 +300,11 @@ class Scope:
             raise CompileError(f"functions call each other more than {limits.NESTING} deep")
         if len(items) > len(function.input):
             raise CompileError(f"the function {name} takes {len(function.input)} inputs")
-        functions.check_body(function)
+        functions.check_body(function, around)
         opsets = {**self.opsets, **functions.imported_opsets(function)}
         calls = (*self.calls, key)
-        scope = Scope(self.model, self.builder, opsets, None, given, calls, source)
+        outer = self if around else None
+        scope = Scope(self.model, self.builder, opsets, outer, given, calls, source)
         padded = [*items, *[None] * (len(function.input) - len(items))]
         for name, item in zip(function.input, padded):
             scope.define(name, item)

@@ -6,6 +6,7 @@ A tensor says its size three times: by its shape, by its type, and by its bytes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
@@ -108,6 +109,31 @@ def array_of(
     return result
 
 
+def array_of_sparse(
+    sparse: onnx.SparseTensorProto, read: Callable[[onnx.TensorProto, str], Array], where: str
+) -> Array:
+    """All elements of a sparse tensor, zeros included; raises CompileError as `array_of` does.
+    `read` gives its values and its indices, which are [count] places in the flattened tensor, or
+    [count, rank]."""
+    values, indices = read(sparse.values, where), read(sparse.indices, f"{where}: its indices")
+    shape = _shape(sparse, dtype_of_code(sparse.values.data_type, where), where)
+    wanted = [(len(values),), (len(values), len(shape))] if values.ndim == 1 else []
+    if indices.shape not in wanted or indices.dtype != np.int64:
+        raise CompileError(
+            f"{where}: values of shape {list(values.shape)} and {indices.dtype} indices of shape"
+            f" {list(indices.shape)} make no sparse tensor of shape {list(shape)}"
+        )
+    axes = (math.prod(shape),) if indices.ndim == 1 else shape
+    places = indices.reshape(len(values), len(axes))
+    if (places < 0).any() or (places >= np.array(axes, np.int64)).any():
+        raise CompileError(f"{where}: has indices outside of its shape {list(shape)}")
+    result = np.zeros(axes, values.dtype)
+    result[tuple(places.T)] = values
+    result = result.reshape(shape)
+    result.flags.writeable = False
+    return result
+
+
 def _texts(tensor: onnx.TensorProto, where: str) -> Array:
     shape = _shape(tensor, types.i32, where)
     if len(tensor.string_data) != math.prod(shape):
@@ -124,7 +150,9 @@ def _texts(tensor: onnx.TensorProto, where: str) -> Array:
     return result
 
 
-def _shape(tensor: onnx.TensorProto, dtype: DType, where: str) -> tuple[int, ...]:
+def _shape(
+    tensor: onnx.TensorProto | onnx.SparseTensorProto, dtype: DType, where: str
+) -> tuple[int, ...]:
     shape = tuple(tensor.dims)
     if len(shape) > limits.RANK:
         raise CompileError(f"{where}: has {len(shape)} dimensions, more than {limits.RANK}")

@@ -21,10 +21,12 @@ from bessemer.compiler.targets.x86 import AVX2, SSE42
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_worker import Job
 from bessemer.frontends.float64_reference import run_in_float64
+from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.frontends.operation_count import count_operations
 from bessemer.frontends.peak import peak_text
 from bessemer.frontends.random_inputs import index_limits, input_infos, random_arrays
 from bessemer.frontends.relative_error import relative_error
+from tests.onnx_check import node_model
 from tests.onnxruntime_sessions import session_of
 
 
@@ -87,6 +89,20 @@ def test_float64_is_more_exact_than_float32(rng: np.random.Generator) -> None:
     assert found.dtype == np.float64
     assert relative_error(array.astype(np.float64) @ weight.astype(np.float64), found) < 1e-15
     assert relative_error(found, array @ weight) > 1e-9
+
+
+def test_weights_of_four_bits_have_float64_products(rng: np.random.Generator) -> None:
+    units = rng.integers(0, 16, (3, 16))
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "scale"], ["y"], domain="com.microsoft", K=16, N=3, bits=4,
+        block_size=16,
+    )  # fmt: skip
+    packed = (units[:, ::2] | units[:, 1::2] << 4).astype(np.uint8).reshape(3, 1, 8)
+    scale, array = np.full(3, 0.1, np.float32), rng.standard_normal((2, 16)).astype(np.float32)
+    graph = read_onnx(node_model(node, [("x", array)], 1, [("w", packed), ("scale", scale)]))
+    (found,) = run_in_float64(graph, {"x": array})
+    wanted = array.astype(np.float64) @ ((units - 8) * scale.astype(np.float64)[:, None]).T
+    assert relative_error(wanted, found) < 1e-15
 
 
 def test_the_relative_error_is_that_of_the_norms() -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends import onnx_backend
-from tests.onnx_check import agrees, floats
+from tests.onnx_check import agrees, floats, parsed
 
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
 SEQUENCE = helper.make_sequence_type_proto(FLOATS)
@@ -48,6 +48,17 @@ def test_a_sequence_at_the_end_is_several_outputs() -> None:
         "parts[0]", "parts[1]", "parts[2]",
     ]  # fmt: skip
     np.testing.assert_array_equal(np.concatenate(compiled.run({"x": floats(3, 2)})), floats(3, 2))
+
+
+def test_a_body_over_a_sequence_sees_the_names_around_it() -> None:
+    model = parsed(
+        """g (float[3, 4] x, float[4] k) => (float[n, 4] y) {
+             parts = SplitToSequence <axis = 0, keepdims = 0> (x)
+             scaled = SequenceMap <body = b (float[4] e) => (float[4] o) { o = Mul(e, k) }> (parts)
+             y = ConcatFromSequence <axis = 0, new_axis = 1> (scaled)
+           }"""
+    )
+    agrees(model, {"x": floats(3, 4), "k": floats(4) + 1})
 
 
 def test_a_sequence_of_unknown_length_cannot_be_compiled() -> None:

@@ -89,7 +89,7 @@ def _reference(
     for shift in shifts:
         units += _along_depth(shift, columns, block, units.shape[1])
     wide = units * _along_depth(scales, columns, block, units.shape[1])
-    return (x.astype(np.float64) @ wide.T).astype(np.float32)
+    return (x.astype(np.float64) @ wide.T).astype(x.dtype)
 
 
 def _along_depth(packed: Array, columns: int, block: int, depth: int) -> Array:

@@ -213,8 +213,9 @@ def read_constant(context: NodeContext) -> Value | TextItem:
         texts = np.asarray(context.attributes.get(attribute, 0))
         if texts.dtype.kind in "OU":
             return context.strings(texts, name)
-    for attribute, dtype in (("value", None), ("value_float", np.float32), ("value_int", np.int64),
-                             ("value_floats", np.float32), ("value_ints", np.int64)):  # fmt: skip
+    for attribute, dtype in (("value", None), ("sparse_value", None), ("value_float", np.float32),
+                             ("value_int", np.int64), ("value_floats", np.float32),
+                             ("value_ints", np.int64)):  # fmt: skip
         if context.has(attribute):
             array = np.asarray(context.attributes[attribute], dtype)
             dtype_of(array)
