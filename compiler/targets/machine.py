@@ -8,6 +8,8 @@ from bessemer.compiler.ir.types import DType
 
 CACHE_LINE = 64
 """Bytes, on all of them."""
+PAGE = 4096
+"""Bytes of memory whose lines all fall into different sets of a first-level cache."""
 _SAME_SETS = 1024
 """Bytes."""
 
@@ -68,6 +70,11 @@ class Target:
     def lanes(self, dtype: DType) -> int:
         """How many elements one vector register holds; f16 and bf16 are computed as f32."""
         return self.vector_bits // (max(32, dtype.bits) if dtype.is_float else dtype.bits)
+
+    @property
+    def l1_bytes(self) -> int:
+        """Bytes of the first-level cache: in each way, the lines of one page."""
+        return self.l1_ways * PAGE
 
     @property
     def description(self) -> str:

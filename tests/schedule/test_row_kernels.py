@@ -1,6 +1,8 @@
 """Softmax, norms and their like are one kernel that computes a function of an element once."""
 
 import math
+import re
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -205,6 +207,18 @@ def test_rows_that_no_cache_holds_are_fetched_ahead_by_the_longest_pass() -> Non
     assert passes(_norm, 4096) == [(False, False), (False, True)]
     assert passes(_last_softmax, 4096) == [(True, False), (True, True)]
     assert passes(_norm, 2048) == passes(_norm, 16) == []
+
+
+def test_rows_by_turns_are_fetched_into_the_first_cache_if_they_fit() -> None:
+    def levels(columns: int) -> set[str]:
+        b = GraphBuilder("rows")
+        x = b.input("x", TensorType(f32, (1 << 22 >> columns.bit_length() - 1, columns)))
+        compiled = planned(b.finish([_norm(b, x)]), "x86_64-avx512")
+        (launch,) = _launches(compiled)
+        return set(re.findall(r"prefetch in0 .* level (\d)", print_kernel(launch.kernel)))
+
+    assert levels(512) == levels(1024) == {"1"}
+    assert levels(2048) == {"2"}
 
 
 def test_outputs_that_no_cache_holds_go_past_the_caches() -> None:

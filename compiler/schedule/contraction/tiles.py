@@ -30,7 +30,7 @@ from bessemer.compiler.schedule.contraction.row_blocks import (
     grid_of,
     weight_bytes,
 )
-from bessemer.compiler.targets.machine import CACHE_LINE, Target
+from bessemer.compiler.targets.machine import CACHE_LINE, PAGE, Target
 
 # Sums of more products than LONGEST_CHAIN are added up in stretches of about STRETCH, so that
 # rounding errors stay below 1e-6 of the norm.
@@ -55,8 +55,6 @@ _MOST_POINTERS = 8
 # 32 panels: equal).
 _FEW_PANELS = 8
 _FEWEST_LANES = 4
-# Addresses that are 4 KB apart share a set of the first-level cache.
-_PAGE = 4096
 # Weights of more than _NEAR bytes are prefetched into the second-level cache: even if it has room
 # for them, the weights of other layers have pushed them out since the last run. (One core of Zen 5,
 # limit 400 KiB -> 32 KiB: ResNet-50 30.4 -> 29.2 ms, Inception 10.0 -> 9.4, MobileNetV2 3.23 ->
@@ -109,7 +107,7 @@ def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
     step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
     ways = target.l1_ways - target.l1_ways // 6
-    return ways * (_PAGE // gcd(_PAGE, step * dtype.bytes))
+    return ways * (PAGE // gcd(PAGE, step * dtype.bytes))
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:

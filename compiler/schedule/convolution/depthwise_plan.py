@@ -37,8 +37,6 @@ _LATENCY = 4
 _FAR = 3
 """Cycles of a load from the second-level cache (14x14x576 on Zen 5, which no tile's inputs of all
 channels leave room for: 9.5 cycles for an output of 2x7, 12.6 of 4x2)."""
-_WAY = 4096
-"""Bytes of the first-level cache that a line of every set holds."""
 
 
 def is_by_channels(node: Node) -> bool:
@@ -208,7 +206,7 @@ def _cycles(work: Depthwise, tile: TileSize, target: Target) -> float:
     if not isinstance(work.channels, int):
         return loads * _FAR
     bytes = loads * outputs * work.channels * work.weights.dtype.bytes
-    is_near = bytes <= _WAY * target.l1_ways
+    is_near = bytes <= target.l1_bytes
     fetched = work.reach(0, tile.rows) * work.strides[1] / tile.rows if is_near else loads
     taps = work.kernel[0] * work.kernel[1]
     return max(taps / 2, _LATENCY * taps / outputs, loads / 2, fetched * _FAR)

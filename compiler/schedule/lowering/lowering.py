@@ -151,7 +151,9 @@ class Lowering:
     def _nest(self, piece: Piece) -> Nest:
         lanes = self.target.lanes
         transposed = lower_transpose(piece, lanes) if self.vectorize else None
-        return transposed or lower_nest(piece, lanes, self.vectorize, self.target.last_cache)
+        return transposed or lower_nest(
+            piece, lanes, self.vectorize, self.target.last_cache, self.target.l1_bytes
+        )
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
         """One nest of loops for pieces over the same axis, each of which reads results of the

@@ -91,6 +91,7 @@ class RowWriter:
         self.vectorize = vectorize
         self.dependence = Dependence()
         self.streams = False
+        self.l1_bytes = 0
         self.takes_short_rows = False
         self.largest_kept = LARGEST_KEPT
         self.rounds_kept = False

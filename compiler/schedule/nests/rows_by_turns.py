@@ -150,7 +150,10 @@ class RowsByTurns:
         lanes = min(part.lanes for part in parts)
         extent = extent_of(self.inner)
         if self.writer.streams and row is not None:
-            self.writer.coming = coming_rows(self.writer.piece, self.inner, self._values(row))
+            here = self._values(row)
+            self.writer.coming = coming_rows(
+                self.writer.piece, self.inner, here, self.writer.l1_bytes
+            )
         with self.writer.vector_loop(extent, lanes, PASS_INTERLEAVE) as index:
             self.writer.prefetch(index, lanes * PASS_INTERLEAVE)
             stores = []
