@@ -2,7 +2,6 @@
 
 import math
 import re
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache

@@ -33,7 +33,7 @@ from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
-from bessemer.compiler.schedule.nests.rows_by_turns import RowsByTurns, has_three_passes
+from bessemer.compiler.schedule.nests.rows_by_turns import RowsByTurns, has_three_passes, turns_of
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
@@ -56,10 +56,6 @@ should be more than a line of the cache."""
 NEAR = 4
 """Elements that lie no further apart than this are loaded as vectors and shuffled."""
 
-FEWEST_TURNS, MOST_TURNS = 8, 32
-"""Rows that are computed by turns in one iteration of the parallel loop. The first and the last of
-them take loops of their own. (Zen 5: softmax of 1024 columns from the second-level cache by 8, 16,
-32, 64 rows takes 5.7, 5.5, 5.4, 5.3 cycles a vector.)"""
 FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
 """The least number of rows, and the most bytes of a row, for which this is done."""
 LONGEST_OF_SUMS = 8 << 10
@@ -96,8 +92,7 @@ def lower_nest(
     piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0, l1_bytes: int = 0
 ) -> Nest:
     """The loops that compute a piece, whose loads must be flat. What does not fit into a last-level
-    cache of `last_cache` bytes (0: not known) is stored past the caches; rows that come soon are
-    fetched into a first-level cache of `l1_bytes` if they fit there."""
+    cache of `last_cache` bytes is stored past the caches; the first has `l1_bytes` (0: unknown)."""
     piece = merge_axes(piece)
     if vectorize:
         piece = join_short_axis(piece, lanes(piece.target.dtype))
@@ -257,13 +252,10 @@ class _Lowering:
 
     def _in_turns(self, inner: Symbol, outer: Symbol) -> Nest:
         rows = dims.number(extent_of(outer))
-        turns = MOST_TURNS
-        while turns > FEWEST_TURNS and (rows % turns or rows < turns * FEWEST_IN_TURNS):
-            turns //= 2
+        turns = turns_of(rows)
         with self.builder.loop(dims.ceildiv(rows, turns), "parallel") as item:
-            begin = item * turns
-            count: Size = dims.minimum(rows - begin, turns) if rows % turns else turns
-            RowsByTurns(self.rows, inner, outer, begin).write(count)
+            count: Size = dims.minimum(rows - item * turns, turns) if rows % turns else turns
+            RowsByTurns(self.rows, inner, outer, item * turns).write(count)
         return Nest(self.builder.block(), self._work(inner) * turns)
 
     def _inner_axis(self) -> Symbol | None:
