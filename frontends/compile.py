@@ -46,7 +46,7 @@ class _Choices(TypedDict, total=False):
     dims: Mapping[str, int] | None
     precision: Precision
     optimize: int
-    values: Mapping[str, Array] | None
+    values: Mapping[str, Array | None] | None
     cache: bool
     tune: float
     tuning: str | Path | Tuning | None
@@ -85,7 +85,7 @@ def compile(
     precision: Precision = "float32",
     target: str = "",
     optimize: int = 2,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     cache: bool = True,
     tune: float = 0.0,
     tuning: str | Path | Tuning | None = None,
@@ -99,7 +99,9 @@ def compile(
 
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
     Python; a file must not change while it is compiled. `dims` fixes symbolic dimensions, `values`
-    fixes whole inputs. `threads`: None or 0 means all processors that the process may use.
+    fixes whole inputs; an input of an ONNX file that has an initializer is a constant, but an input
+    of the compiled model if its value is None. `threads`: None or 0 means all processors that the
+    process may use.
     `optimize`: 0 unfused plain loops, 1 unfused vector loops, 2 everything. `tune` is the number of
     seconds to spend on measuring variants of the model's kernels on this machine; the cache keeps
     the result. `tuning` is a file written by `bessemer tune`, or its content: with it the
@@ -155,7 +157,7 @@ class _Request:
 
     model: Model
     dims: Mapping[str, int]
-    values: Mapping[str, Array]
+    values: Mapping[str, Array | None]
     folder: Path | None
 
     def tuned(self, options: Options, seconds: float) -> Tuning:

@@ -27,7 +27,7 @@ def compile_for_device(
     model: Model,
     options: Options,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     driver: Driver | None = None,
     device: int = 0,
     *,
@@ -84,7 +84,7 @@ def build_model_for_device(
     options: Options,
     target: DeviceTarget,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
 ) -> DeviceCompilation:
     """Compiles without a device."""
     return build_for_device(as_graph(model, dims, values, stretches=False), options, target)

@@ -24,7 +24,7 @@ def build_model(
     model: Model,
     options: Options,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     **hooks: Callable[[Any], None],
 ) -> Compilation:
     """Compiles without loading; `hooks` are those of `build`."""
@@ -34,7 +34,7 @@ def build_model(
 def as_graph(
     model: Model,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     mapped: bool = False,
     stretches: bool = True,
 ) -> Graph:

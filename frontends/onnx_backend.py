@@ -6,7 +6,8 @@
 A model is compiled when it first runs. Its inputs' sizes stay symbolic where the model leaves them
 open. Where a model cannot be compiled because something about it depends on an input's numbers
 (the target shape of a Reshape, say), it is compiled again for the numbers at hand. Sequences are
-lists, an absent optional is None; a model is compiled for each length.
+lists, an absent optional is None; a model is compiled for each length. What is given by name may
+also replace an initializer that is among the graph's inputs.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class BessemerBackendRep(BackendRep):
     def __init__(self, model: onnx.ModelProto, options: Mapping[str, Any]) -> None:
         self._model = model
         self._options = dict(options)
-        known = {tensor.name for tensor in model.graph.initializer}
-        self._inputs = [value for value in model.graph.input if value.name not in known]
+        self._weights = {tensor.name for tensor in model.graph.initializer}
+        self._inputs = [v for v in model.graph.input if v.name not in self._weights]
         self._compiled: dict[tuple[Any, ...], CompiledModel] = {}
         self._fixed: tuple[str, ...] | None = None  # inputs compiled in; None: not tried yet
 
@@ -92,15 +93,12 @@ class BessemerBackendRep(BackendRep):
     ) -> CompiledModel:
         absent = tuple(sorted(name for name, item in given.items() if item is None))
         ranks = tuple(sorted((name, array.ndim) for name, array in arrays.items()))
+        open_weights: dict[str, Array | None] = dict.fromkeys(self._weights & arrays.keys())
         values = {name: arrays[name] for name in fixed}
-        key = (
-            ranks,
-            absent,
-            *((n, a.shape, a.dtype.str, repr(a.tolist())) for n, a in values.items()),
-        )
+        key = (ranks, absent, *((name, *_content(array)) for name, array in values.items()))
         if key not in self._compiled:
             model = _with_ranks(in_tensors(self._model, given), arrays)
-            self._compiled[key] = compile(model, values=values, **self._options)
+            self._compiled[key] = compile(model, values=open_weights | values, **self._options)
         return self._compiled[key]
 
 

@@ -199,7 +199,7 @@ def compile_profiled(
     threads: int | None = None,
     precision: Precision = "float32",
     optimize: int = 2,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     grow_in_place: bool = False,
 ) -> ProfiledModel:
     """Compiles a model so that it takes the time of its kernels; arguments as `bessemer.compile`.

@@ -48,7 +48,7 @@ def tune_model(
     options: Options,
     seconds: float,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     report: Report = lambda text: None,
 ) -> Tuned:
     """Measures for about so long. Sizes that the model leaves open are a batch of 1, and 64.

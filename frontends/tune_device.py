@@ -51,7 +51,7 @@ def tune_for_device(
     driver: Driver,
     device: int = 0,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     report: Report = lambda text: None,
     effort: Effort = NORMAL,
 ) -> Tuned:

@@ -57,7 +57,7 @@ def read_onnx(
     source: Source,
     *,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array | None] | None = None,
     mapped: bool = False,
     stretches: bool = True,
     learns: bool = False,
@@ -65,10 +65,11 @@ def read_onnx(
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
     `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
-    have none). `values` makes constants of inputs, which then are not inputs any more. With
-    `mapped` the graph's weights may stay in the file, which nobody may change then. With
-    `stretches` an input may be 1 where it broadcasts; without, it is as long as what it meets.
-    With `learns` nodes read the floats that may be learnt as they are in the file.
+    have none). `values` makes constants of inputs, which then are not inputs any more; an input
+    that has an initializer is a constant unless its value is None. With `mapped` the graph's
+    weights may stay in the file, which nobody may change then. With `stretches` an input may be 1
+    where it broadcasts; without, it is as long as what it meets. With `learns` nodes read the
+    floats that may be learnt as they are in the file.
     Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
     everything at once, for one that Bessemer cannot compile.
     """
@@ -96,7 +97,7 @@ def _read_until_settled(
     loaded: LoadedModel,
     state: ModelState,
     dims: Mapping[str, int],
-    values: Mapping[str, Array],
+    values: Mapping[str, Array | None],
     stretches: bool,
     ones: Collection[str] = (),
 ) -> Graph:
@@ -174,7 +175,7 @@ def _read_graph(
     loaded: LoadedModel,
     state: ModelState,
     dims: Mapping[str, int],
-    values: Mapping[str, Array],
+    values: Mapping[str, Array | None],
     assumptions: Assumptions,
 ) -> Graph:
     state.problems.clear()
@@ -242,7 +243,10 @@ def _check_declared_ranks(graph: onnx.GraphProto, outputs: Mapping[str, Value]) 
 
 
 def _define_input(
-    scope: Scope, value: onnx.ValueInfoProto, names: DimensionNames, values: Mapping[str, Array]
+    scope: Scope,
+    value: onnx.ValueInfoProto,
+    names: DimensionNames,
+    values: Mapping[str, Array | None],
 ) -> None:
     try:
         type = input_type(value, names)
@@ -252,7 +256,8 @@ def _define_input(
             scope.model.problems[item] = None
         return
     is_text = value.type.tensor_type.elem_type == onnx.TensorProto.STRING
-    if value.name not in values:
+    given = values.get(value.name)
+    if given is None:
         own = input_type(value, names.stretched_apart())
         found = scope.builder.input(value.name, own)
         if own != type:
@@ -261,12 +266,12 @@ def _define_input(
         if is_text:
             scope.strings.texts_in.add(value.name)
         return
-    array = np.asarray(values[value.name])
+    array = np.asarray(given)
     if is_text:
         array = scope.strings.array(array)
     _check_value(value.name, array, type)
-    given = scope.builder.constant(array, value.name)
-    scope.define(value.name, TextItem(given) if is_text else given)
+    made = scope.builder.constant(array, value.name)
+    scope.define(value.name, TextItem(made) if is_text else made)
 
 
 def _check_value(name: str, array: Array, type: TensorType) -> None:

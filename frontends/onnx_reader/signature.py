@@ -142,7 +142,7 @@ def check_default(value: onnx.ValueInfoProto, default: onnx.TensorProto) -> None
 
 
 def dims_of_values(
-    inputs: list[onnx.ValueInfoProto], values: Mapping[str, Array], label: str
+    inputs: list[onnx.ValueInfoProto], values: Mapping[str, Array | None], label: str
 ) -> dict[str, int]:
     """The named dimensions that the shapes of given values fix."""
     by_name = {value.name: value for value in inputs}
@@ -152,7 +152,7 @@ def dims_of_values(
             listed = ", ".join(by_name)
             raise CompileError(f"{label}: no input is called '{name}'; its inputs: {listed}")
         dims = by_name[name].type.tensor_type.shape.dim
-        for dim, size in zip(dims, array.shape):
+        for dim, size in zip(dims, () if array is None else array.shape):
             if dim.dim_param:
                 fixed[dim.dim_param] = size
     return fixed

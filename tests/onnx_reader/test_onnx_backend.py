@@ -22,6 +22,15 @@ def test_prepare_runs_a_model_at_several_sizes() -> None:
         np.testing.assert_array_equal(z, x + y)
 
 
+def test_what_is_given_by_name_replaces_an_initializer() -> None:
+    model = parsed("agraph (float[2] x, float[2] w) => (float[2] y) { y = Mul(x, w) }")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(floats(2), "w"))
+    prepared = onnx_backend.prepare(model)
+    x, w = floats(2), floats(2) + 1
+    np.testing.assert_array_equal(prepared.run([x])[0], x * floats(2))
+    np.testing.assert_array_equal(prepared.run({"x": x, "w": w})[0], x * w)
+
+
 def test_a_model_that_needs_an_inputs_numbers_is_compiled_for_them() -> None:
     """An axis is not a number that a graph can take in: each new one is another program."""
     model = parsed(
