@@ -1,4 +1,4 @@
-"""The best few elements along axes that lie apart in memory, of tensors of unknown sizes."""
+"""The best few elements of rows: insertion into registers, or a heap, in tensors of unknown sizes."""
 
 from __future__ import annotations
 
@@ -93,9 +93,15 @@ def test_too_few_elements_end_the_run(dtype: DType) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "axis", "k", "inserted"),
-    [(f32, 0, 5, True), (f32, 2, 5, False), (f32, 0, 40, False), (i64, 1, 8, True)],
+    [
+        (f32, 0, 5, True),
+        (f32, 2, 8, True),
+        (f32, 2, 9, False),
+        (f32, 0, 40, False),
+        (i64, 1, 8, True),
+    ],
 )
-def test_few_of_rows_apart_are_kept_in_registers(
+def test_few_are_kept_in_registers_and_more_in_a_heap(
     dtype: DType, axis: int, k: int, inserted: bool
 ) -> None:
     program = build(_graph(dtype, axis, k, largest=True), Options()).program

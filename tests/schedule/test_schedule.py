@@ -21,7 +21,8 @@ from bessemer.compiler.ir.op import OPS, Example
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
-from bessemer.compiler.schedule.grouping import form_groups
+from bessemer.compiler.schedule.grouping import joining_rules
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 from tests.op_cases import QUICK
@@ -274,13 +275,13 @@ def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:
 def test_paths_that_part_and_meet_again_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are 2^12 of them from a function to what is computed of it for each row."""
     asked = itertools.count()
-    monkeypatch.setattr(form_groups, "is_of_rows", lambda *_: next(asked) < 0)
+    monkeypatch.setattr(joining_rules, "is_of_rows", lambda *_: next(asked) < 0)
     builder = GraphBuilder("diamonds")
     y = builder.apply("exp", builder.input("x", TensorType(f32, (3, 1, 8))))
     for _ in range(12):
         y = builder.apply("sub", y, builder.apply("abs", y))
     wide = builder.input("wide", TensorType(f32, (3, 7, 8)))
-    form_groups.form_groups(builder.finish([builder.apply("add", wide, _spread(builder, y, wide))]))
+    form_groups(builder.finish([builder.apply("add", wide, _spread(builder, y, wide))]))
     assert 12 < next(asked) < 50
 
 
