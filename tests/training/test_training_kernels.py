@@ -9,6 +9,7 @@ import bessemer
 import bessemer.compiler.ops  # registers the operators
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32
@@ -204,6 +205,23 @@ def test_moments_by_blocks_do_not_cancel(shape: tuple[int, ...], rng: np.random.
     wide = moved.reshape(-1, shape[-1]).astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(variance, wide.var(axis=0), rtol=1e-4)
+
+
+def test_sums_of_blocks_that_nearly_cancel_are_exact(rng: np.random.Generator) -> None:
+    """As those of cotangents: their signs are an image's, and normalization has centered them."""
+    builder = GraphBuilder("g")
+    dy, x = (builder.input(name, TensorType(f32, (symbol("n"), 8, 8, 24))) for name in "dx")
+    mean = builder.input("mean", TensorType(f32, (24,)))
+    graph = builder.finish(builder.apply_many("channel_products", dy, x, mean))
+    given = rng.standard_normal((32, 8, 8, 24), np.float32)
+    given += 10 * rng.standard_normal((32, 1, 1, 24), np.float32)
+    given -= given.mean((0, 1, 2))
+    x_, mean_ = rng.standard_normal(given.shape, np.float32), np.zeros(24, np.float32)
+    found = bessemer.compile(graph).run({"d": given, "x": x_, "mean": mean_})
+    wide = given.astype(np.float64)
+    for total, term in zip(found, (wide, wide * x_), strict=True):
+        error = np.abs(total - term.sum((0, 1, 2))) / np.abs(term).sum((0, 1, 2))
+        assert error.max() < 1e-8
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0)], ids=str)

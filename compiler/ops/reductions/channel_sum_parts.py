@@ -21,7 +21,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64, type_of
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.reductions.channel_sums import products_of, require_channels
@@ -35,6 +35,7 @@ or of fewer channels than `_WIDE`. Wide ones are read one after the other, as th
 foresee that. (25,088 rows of 256 channels from memory: 14 to 17 GB/s; a few channels of some or of
 all rows, then the next channels: 8 to 9.)"""
 _WIDE = 64
+"""From so many channels on, a block has few enough rows to be added up in float32."""
 
 Terms: TypeAlias = Callable[[Size], Sequence[Expression]]
 """What a row adds to each total of a channel."""
@@ -57,18 +58,19 @@ def _add_rows(
     terms: Callable[[Size], Terms],
 ) -> None:
     """Sets the totals of a block, those at `places`, to the sums of what its rows add to them, so
-    many rows together."""
+    many rows together, whose own sum is made first: it is rounded less than the total is."""
     channels = parts.shape[2]
 
     def add(first: Size, count: int) -> None:
         with _each_channel(builder, channels) as channel:
             of_row = terms(channel)
-            totals = [builder.define(parts[block, place, channel], "total") for place in places]
-            for row in range(count):
-                for total, term in zip(totals, of_row(first + row), strict=True):
-                    total.set(total.value + term)
-            for place, total in zip(places, totals, strict=True):
-                builder.store(parts, (block, place, channel), total.value)
+            sums = [builder.define(term, "sum") for term in of_row(first)]
+            for row in range(1, count):
+                for local, term in zip(sums, of_row(first + row), strict=True):
+                    local.set(local.value + term)
+            for place, local in zip(places, sums, strict=True):
+                total = parts[block, place, channel] + convert(local.value, parts.dtype)
+                builder.store(parts, (block, place, channel), total)
 
     with _each_channel(builder, channels) as channel:
         for place in places:
@@ -80,9 +82,20 @@ def _add_rows(
         add(groups * together + row, 1)
 
 
+def _is_wide(channels: Size) -> bool:
+    return not isinstance(channels, int) or channels >= _WIDE
+
+
 def _together(channels: Size) -> int:
     """How many rows that come from memory are added at once."""
-    return _ROWS if isinstance(channels, int) and channels < _WIDE else 1
+    return 1 if _is_wide(channels) else _ROWS
+
+
+def _part_type(x: TensorType) -> TensorType:
+    """[blocks, rows, channels] -> [blocks, 2, channels] of totals. Those of many rows are f64: what
+    blocks sum up to often cancels, as cotangents do that a normalization has centered."""
+    blocks, _, channels = x.shape
+    return TensorType(accumulator(x.dtype) if _is_wide(channels) else f64, (blocks, 2, channels))
 
 
 def _moment_parts_infer(x: TensorType) -> TensorType:
@@ -90,13 +103,13 @@ def _moment_parts_infer(x: TensorType) -> TensorType:
     of the squares of their distances to it."""
     require_dtype("channel_moment_parts", x, FLOATS)
     require(x.rank == 3, f"channel_moment_parts wants [blocks, rows, channels], not {x}.")
-    return TensorType(accumulator(x.dtype), (x.shape[0], 2, x.shape[2]))
+    return _part_type(x)
 
 
 def _moment_parts_reference(x: Array) -> Array:
     wide = x.astype(np.float64)
     found = np.stack([wide.mean(axis=1), wide.var(axis=1) * x.shape[1]], axis=1)
-    return found.astype(x.dtype if x.dtype.itemsize > 2 else np.float32)
+    return found.astype(_part_type(type_of(x)).dtype.numpy)
 
 
 def _moment_parts_statements(
@@ -104,15 +117,16 @@ def _moment_parts_statements(
 ) -> None:
     (x,), (parts,) = inputs, outputs
     blocks, rows, channels = x.shape
+    near = accumulator(x.dtype)
 
     def elements(channel: Size) -> Terms:
-        return lambda row: [convert(x[block, row, channel], parts.dtype)]
+        return lambda row: [convert(x[block, row, channel], near)]
 
     def squares(channel: Size) -> Terms:
-        mean = builder.define(parts[block, 0, channel], "mean").value
+        mean = builder.define(convert(parts[block, 0, channel], near), "mean").value
 
         def of_row(row: Size) -> Sequence[Expression]:
-            element = convert(x[block, row, channel], parts.dtype)
+            element = convert(x[block, row, channel], near)
             distance = builder.define(element - mean, "distance").value
             return [distance * distance]
 
@@ -146,14 +160,14 @@ def _product_parts_infer(dy: TensorType, x: TensorType, mean: TensorType) -> Ten
     require_channels("channel_product_parts", x, mean)
     fits = dy == x and x.rank == 3
     require(fits, f"channel_product_parts wants [blocks, rows, channels] twice, not {dy}, {x}.")
-    return TensorType(accumulator(x.dtype), (x.shape[0], 2, x.shape[2]))
+    return _part_type(x)
 
 
 def _product_parts_reference(dy: Array, x: Array, mean: Array) -> Array:
     wide = dy.astype(np.float64)
     products = wide * (x.astype(np.float64) - mean.astype(np.float64))
     found = np.stack([wide.sum(axis=1), products.sum(axis=1)], axis=1)
-    return found.astype(x.dtype if x.dtype.itemsize > 2 else np.float32)
+    return found.astype(_part_type(type_of(x)).dtype.numpy)
 
 
 def _product_parts_statements(
@@ -164,7 +178,7 @@ def _product_parts_statements(
     blocks, rows, channels = x.shape
 
     def products(channel: Size) -> Terms:
-        center = builder.define(convert(mean[channel], parts.dtype), "mean").value
+        center = builder.define(convert(mean[channel], accumulator(x.dtype)), "mean").value
 
         def of_row(row: Size) -> Sequence[Expression]:
             at = (block, row, channel)

@@ -7,6 +7,9 @@ A block stays in the first-level cache while its rows are read twice. Threads sh
 which do not depend on the number of threads. All blocks have equally many rows, so the mean of
 their means is the mean of all rows. The sum of squared differences from it is the sum of those from
 the blocks' means, plus the squared differences of these from the mean, counted once per row.
+
+Blocks are added up in float64, except for squares: their sums often differ in sign and nearly
+cancel, as those of cotangents do, and float32 would lose more there than inside of the blocks.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from math import prod
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.ir.types import DType, f64
 
 BLOCK_BYTES = 32 << 10
 """About the size of a block, of which two are in use at once."""
@@ -79,11 +83,8 @@ def _over(rewriter: GraphRewriter, total: Value, count: Size) -> Value:
     return rewriter.emit("div", total, size)
 
 
-def _as(rewriter: GraphRewriter, value: Value, like: Value) -> Value:
-    """A sum in the type of `like`."""
-    if value.type.dtype == like.type.dtype:
-        return value
-    return rewriter.emit("cast", value, dtype=like.type.dtype)
+def _as(rewriter: GraphRewriter, value: Value, dtype: DType) -> Value:
+    return value if value.type.dtype == dtype else rewriter.emit("cast", value, dtype=dtype)
 
 
 def _moments(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
@@ -94,14 +95,15 @@ def _moments(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     blocks = product(x.type.shape[:-1]) // rows
     parts = rewriter.emit("channel_moment_parts", _blocks(rewriter, x, rows))
     means, squares = (_part(rewriter, parts, place) for place in (0, 1))
-    mean = _over(rewriter, rewriter.emit("reduce_sum", means, axes=(0,)), blocks)
+    total = rewriter.emit("reduce_sum", _as(rewriter, means, f64), axes=(0,))
+    mean = _as(rewriter, _over(rewriter, total, blocks), means.type.dtype)
     wide = rewriter.emit("broadcast_to", mean, shape=means.type.shape)
     distance = rewriter.emit("sub", means, wide)
     between = rewriter.emit("mul", distance, distance)
     between = rewriter.emit("mul", between, _number(rewriter, float(rows), between))
     total = rewriter.emit("reduce_sum", rewriter.emit("add", squares, between), axes=(0,))
     variance = _over(rewriter, total, blocks * rows)
-    return [_as(rewriter, v, o) for v, o in zip((mean, variance), node.outputs, strict=True)]
+    return [_as(rewriter, value, x.type.dtype) for value in (mean, variance)]
 
 
 def _products(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
@@ -111,12 +113,12 @@ def _products(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     blocks = (_blocks(rewriter, value, rows) for value in (dy, x))
     parts = rewriter.emit("channel_product_parts", *blocks, mean)
-    totals = rewriter.emit("reduce_sum", parts, axes=(0,))
+    totals = rewriter.emit("reduce_sum", _as(rewriter, parts, f64), axes=(0,))
     found = []
     for place, output in enumerate(node.outputs):
         part = rewriter.emit(
             "slice", totals, starts=(place, 0), shape=(1, *output.type.shape), steps=(1, 1)
         )
         part = rewriter.emit("reshape", part, shape=output.type.shape)
-        found.append(_as(rewriter, part, output))
+        found.append(_as(rewriter, part, output.type.dtype))
     return found
