@@ -35,7 +35,10 @@ _TABLES = frozenset(
 )  # fmt: skip
 """Operators that read constants of formulas in the same places."""
 _FILLED = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
-"""Operators that put numbers beside data: what is the same everywhere only fills there."""
+"""Operators that put numbers beside data: what is the same everywhere only fills there, except
+for zeros that are repeated, say for every row of a batch. A token begins as such; what fills is
+written in its full size, or made by ConstantOfShape and Pad."""
+_REPEATS = frozenset({"Expand", "Tile"})
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "MatMul"})
 _MOVES = frozenset(
     {
@@ -80,12 +83,25 @@ def _is_learnt(
     if node.op_type not in _TABLES:
         return not is_of_positions(array)
     if node.op_type in _FILLED and (array == array.flat[0]).all():
-        return False
+        return not array.any() and _is_repeated(name, node, makers)
     if array.size > 1:
         return not is_fixed(array)
     others = [makers[other].op_type for other in node.input if other in makers]
     is_bias = node.op_type == "Add" and name in node.input and not _PRODUCTS.isdisjoint(others)
     return is_bias and array.ndim == 1 and array.size == 1  # of a layer with one output
+
+
+def _is_repeated(name: str, node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether this is repeated before the node reads it, and else only moved or computed with."""
+    waiting = list(node.input)
+    while waiting:
+        maker = makers.get(waiting.pop())
+        if maker is None or maker.op_type not in _MOVES | _REPEATS:
+            continue
+        if maker.op_type in _REPEATS and name in _leaves(maker.input[:1], makers, ()):
+            return True
+        waiting += _numbers(maker)
+    return False
 
 
 def _leaves(

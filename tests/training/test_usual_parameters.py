@@ -24,6 +24,13 @@ GRAPHS = {
     "a token as long as the data": (
         "s = Shape(x) t = Expand(a, s) y = Concat<axis = 0>(t, x)", {"a"}
     ),
+    "a token that is still zero": (
+        "s = Shape(x) t = Expand(zeros, s) y = Concat<axis = 0>(t, x)", {"zeros"}
+    ),
+    "padding": ("p = Concat<axis = 0>(zeros, x) y = Mul(p, a)", {"a"}),
+    "ones that make coordinates homogeneous": (
+        "s = Shape(x) t = Expand(ones, s) p = Concat<axis = 0>(t, x) y = Mul(p, a)", {"a"}
+    ),
     "a bias of one number": ("p = MatMul(x, column) y = Add(p, one)", {"column", "one"}),
     "a factor of one number": ("p = MatMul(x, column) y = Mul(p, one)", {"column"}),
     "zeros to scatter into": ("h = Mul(x, a) y = ScatterElements<axis = 1>(zeros, places, h)",
@@ -57,6 +64,7 @@ ARRAYS: dict[str, Any] = {
     "one": np.array([0.25]),
     "zero": np.array(0.0),
     "zeros": np.zeros((1, 4)),
+    "ones": np.ones((1, 4)),
     "cosines": np.cos(np.arange(5.0)[:, None] * 10.0 ** -np.arange(4.0)),
     "places": np.array([[2, 0, 1, 3]]),
     "frequencies": 10.0 ** -np.arange(4.0)[:, None],
