@@ -1,4 +1,4 @@
-"""The best few elements of rows: insertion into registers, or a heap, in tensors of unknown sizes."""
+"""The best few elements of rows of unknown numbers: inserted into registers, or by a heap."""
 
 from __future__ import annotations
 
