@@ -24,6 +24,8 @@ from bessemer.compiler.ir.types import DType, f64
 
 BLOCK_BYTES = 32 << 10
 """About the size of a block, of which two are in use at once."""
+FEWEST_ROWS = 8
+"""Of a batch of any size. The sums of blocks of fewer rows would take about as much memory as x."""
 
 
 def block_channel_sums(graph: Graph) -> Graph:
@@ -42,14 +44,16 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _rows(x: Value) -> int | None:
-    """The rows of a block: the largest divisor of their number that fits. None if their number is
-    not known, even without the batch."""
+    """The rows of a block: the largest divisor of their number that fits. None if what is known of
+    their number, such as the pixels of an image without the batch, gives no block."""
     leading, channels = x.type.shape[:-1], x.type.shape[-1]
     known = [size for size in leading if isinstance(size, int)]
-    if not isinstance(channels, int) or not prod(known) or not channels:
+    whole = prod(known)
+    if not isinstance(channels, int) or not whole or not channels:
+        return None
+    if len(known) < len(leading) and whole < FEWEST_ROWS:
         return None
     most = max(8, BLOCK_BYTES // (channels * x.type.dtype.bytes))
-    whole = prod(known)
     best = max(rows for rows in range(1, min(most, whole) + 1) if whole % rows == 0)
     # If the number of rows is prime, for example, one large block is better than a block per row.
     return best if best * 4 >= min(most, whole) else whole
