@@ -42,6 +42,7 @@ from bessemer.compiler.passes.precision.store_bfloat16 import (
     store_bfloat16_everywhere,
 )
 from bessemer.compiler.passes.quantization.decode_weights import decode_weights
+from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.schedule.device.program import build_device_program
@@ -76,10 +77,11 @@ class DeviceCompilation:
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
-    rows, whose products are of 16-bit numbers wherever they may be, and whose processors have a
-    cache in common: halves of sums gain them nothing."""
+    rows, whose products are of 16-bit numbers wherever they may be, whose threads walk through
+    trees, and whose processors have a cache in common: halves of sums gain them nothing."""
     without = (
         compute_half_wide,
+        mask_leaves,
         multiply_pairs,
         separate_padding,
         split_sums,

@@ -47,6 +47,7 @@ from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
+from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
 from bessemer.compiler.passes.sums.split_extrema import split_extrema
 from bessemer.compiler.passes.sums.split_forests import split_forests
 from bessemer.compiler.passes.sums.split_sums import split_sums
@@ -96,6 +97,7 @@ _AFTER_ROUNDING: tuple[Pass, ...] = (
     multiply_looked_up,
     split_extrema,
     split_forests,
+    mask_leaves,
     lay_out_once,
     split_sums,
 )

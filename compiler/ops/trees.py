@@ -7,7 +7,7 @@ side by side until the last has come to its leaf: one alone would wait for memor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -27,9 +27,11 @@ from bessemer.compiler.ir.expr import (
     select,
     unary,
 )
-from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.op import Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f64, i32, i64
 from bessemer.compiler.ops.check import listed, require, require_dtype
+from bessemer.compiler.ops.tree_examples import example
+from bessemer.compiler.ops.tree_masks import FEWEST, OPPOSITE, SAMPLES, MaskedBlock, Questions
 
 COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
 """What a node can ask; an entry of `modes` is a position in this list."""
@@ -51,12 +53,14 @@ class _Form:
     leaves: int
     has_modes: bool = False
     has_missing: bool = False
+    has_masks: bool = False
     parts: int = 0
 
     @property
     def optional(self) -> list[str]:
         """The names of the inputs behind those that are always there."""
-        return ["modes"] * self.has_modes + ["missing"] * self.has_missing
+        masks = ["begins", "masks"] * self.has_masks
+        return ["modes"] * self.has_modes + ["missing"] * self.has_missing + masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,8 @@ class _Inputs(Generic[Item]):
     roots: Item
     modes: Item | None = None
     missing: Item | None = None
+    begins: Item | None = None
+    masks: Item | None = None
 
     @staticmethod
     def of(given: Sequence[Item], form: _Form) -> _Inputs[Item]:
@@ -81,12 +87,14 @@ class _Inputs(Generic[Item]):
 def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     """(x [N, F], splits [nodes], features i32 [nodes], children i32 [nodes, 2] (if false, if true),
     weights [nodes - leaves, targets], roots i32 [trees] [, modes i32 [nodes]]
-    [, missing bool [nodes]]) -> [N, targets].
+    [, missing bool [nodes]] [, begins i32 [2 * trees + 1], masks i32 or i64 [leaves]])
+    -> [N, targets].
 
     Nodes from `leaves` on are leaves. The others ask `x[feature] comparison split`, or with
     `has_modes` the comparison of their own. `missing`: whether a NaN counts as true; otherwise it
     compares as false ("ne": as true). Trees of about the same depth should be neighbours.
-    `aggregation` is add, min or max; features are below `width`.
+    `aggregation` is add, min or max; features are below `width`. `has_masks`: the nodes are in the
+    order of tree_masks.py's `Masks`, and may be asked by its method.
 
     With `parts`, f64 [N, parts, targets]: of every `parts` times eight trees, each part has eight
     neighbours; the last part has those beyond the last whole eight, too.
@@ -94,7 +102,7 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     form = _Form(**attributes)
     require(
         len(types) == _ALWAYS + len(form.optional),
-        f"tree_ensemble has {len(types)} inputs; has_modes and has_missing say otherwise.",
+        f"tree_ensemble has {len(types)} inputs; its has_... attributes say otherwise.",
     )
     given = _Inputs.of(types, form)
     x, weights, count = given.x, given.weights, given.splits.shape[0]
@@ -107,6 +115,10 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     fits = fits and given.modes in (None, TensorType(i32, (count,)))
     fits = fits and given.missing in (None, TensorType(boolean, (count,)))
     trees = given.roots.shape[0]
+    if given.begins is not None and given.masks is not None:
+        fits = fits and given.begins == TensorType(i32, (2 * trees + 1,))
+        fits = fits and given.masks.shape == (form.leaves,) and given.masks.dtype in (i32, i64)
+        fits = fits and form.comparison in OPPOSITE and not form.has_modes
     fits = fits and (not form.parts or (isinstance(trees, int) and form.parts * _WALKS <= trees))
     require(fits, f"tree_ensemble's tables do not fit each other: {listed(types)}.")
     require(
@@ -198,19 +210,24 @@ def _statements(
     form = _Form(**attributes)
     forest = _Forest(builder, _Inputs.of(inputs, form), form)
     samples, columns = inputs[0].shape
-    blocks = dims.ceildiv(samples, _WALKS)
+    size = SAMPLES if form.has_masks else _WALKS
+    blocks = dims.ceildiv(samples, size)
     # Part by part, so that one part's nodes stay in the cache for all samples.
     with builder.loop(max(form.parts, 1) * blocks, "parallel") as item:
         if not isinstance(columns, int):
             builder.fail_if(less(columns, form.width), f"the trees ask for {form.width} features")
         part = dims.floordiv(item, blocks)
-        first = (item - part * blocks) * _WALKS
+        first = (item - part * blocks) * size
         place = _Place(outputs[0], part if form.parts else None)
-        with builder.when(less(first + _WALKS - 1, samples)):
-            _score(forest, place, [first + i for i in range(_WALKS)])
+        fewest = FEWEST if form.has_masks else _WALKS
+        with builder.when(less(first + fewest - 1, samples)):
+            if form.has_masks:
+                _ask_all(forest, place, first)
+            else:
+                _score(forest, place, [first + i for i in range(_WALKS)])
         with (
             builder.otherwise(),
-            builder.loop(dims.minimum(samples - first, _WALKS)) as i,
+            builder.loop(dims.minimum(samples - first, fewest)) as i,
         ):
             _score(forest, place, [first + i])
 
@@ -250,20 +267,28 @@ def _score(forest: _Forest, place: _Place, samples: Sequence[Size]) -> None:
 
 def _walk_all(forest: _Forest, place: _Place, samples: Sequence[Size]) -> None:
     """One sample in several trees at once, or several samples in one tree after the other."""
-    builder, parts = forest.builder, max(forest.form.parts, 1)
     sums = [_Sum(forest, place, sample) for sample in samples]
-    part = 0 if place.part is None else place.part
-    together = _WALKS // len(samples)
-    eights = dims.floordiv(forest.trees, _WALKS)
 
     def add(trees: Sequence[Size]) -> None:
         pairs = [(sample, tree) for tree in trees for sample in samples]
         for number, leaf in enumerate(forest.walk(pairs)):
             sums[number % len(samples)].add(leaf)
 
+    _for_trees(forest, place, _WALKS // len(samples), add)
+    for total in sums:
+        total.finish()
+
+
+def _for_trees(
+    forest: _Forest, place: _Place, together: int, add: Callable[[Sequence[Size]], None]
+) -> None:
+    """Adds the trees of one part, some together; those beyond the last whole eight one by one."""
+    builder, parts = forest.builder, max(forest.form.parts, 1)
+    part = 0 if place.part is None else place.part
+    eights = dims.floordiv(forest.trees, _WALKS)
     with (
         builder.loop(dims.floordiv(eights - part + parts - 1, parts)) as number,
-        builder.loop(len(samples)) as some,
+        builder.loop(_WALKS // together) as some,
     ):
         first = (part + number * parts) * _WALKS + some * together
         add([first + i for i in range(together)])
@@ -272,8 +297,28 @@ def _walk_all(forest: _Forest, place: _Place, samples: Sequence[Size]) -> None:
         builder.loop(forest.trees - eights * _WALKS) as i,
     ):
         add([eights * _WALKS + i])
-    for total in sums:
-        total.finish()
+
+
+def _ask_all(forest: _Forest, place: _Place, first: Size) -> None:
+    """All trees for the samples of a block by masks, in the order and type of the walks' sums."""
+    given, form = forest.given, forest.form
+    assert given.begins is not None and given.masks is not None
+    questions = Questions(
+        forest.builder,
+        given.x,
+        given.splits,
+        given.features,
+        given.weights,
+        given.begins,
+        given.masks,
+        form.comparison,
+        form.aggregation,
+        form.width,
+        totals=f64 if place.targets == 1 else place.out.dtype,
+    )
+    block = MaskedBlock(questions, first)
+    _for_trees(forest, place, 1, lambda trees: block.add(trees[0]))
+    block.finish(place.out, place.at, first)
 
 
 class _Sum:
@@ -310,44 +355,6 @@ class _Sum:
             self.builder.store(self.place.out, self.place.at(self.sample, 0), self.local.value)
 
 
-def _example(
-    samples: int,
-    trees: int,
-    targets: int,
-    comparison: str = "le",
-    aggregation: str = "add",
-    **attributes: bool | int,
-) -> Example:
-    """Full trees of 0 to 4 levels over 5 features."""
-    rng = np.random.default_rng(samples + trees)
-    inner = [2 ** (tree % 5) - 1 for tree in range(trees)]
-    leaves = sum(inner)
-    children: list[list[int]] = []
-    roots: list[int] = []
-    for tree, own in enumerate(inner):
-        first, leaf = sum(inner[:tree]), leaves + sum(inner[:tree]) + tree
-        roots.append(first if own else leaf)
-        places = [first + i if i < own else leaf + i - own for i in range(2 * own + 1)]
-        children += [[places[2 * i + 1], places[2 * i + 2]] for i in range(own)]
-    children += [[leaves + i, leaves + i] for i in range(leaves + trees)]
-    features = rng.integers(0, 5, len(children))
-    count = len(children)
-    x = rng.standard_normal((samples, 5)).astype(np.float32).round(1)
-    splits = rng.standard_normal(count).astype(np.float32).round(1)
-    optional: list[Array] = []
-    if attributes.get("has_modes"):
-        optional.append(rng.integers(0, len(COMPARISONS), count).astype(np.int32))
-    if attributes.get("has_missing"):
-        x[rng.random(x.shape) < 0.2] = np.nan
-        optional.append(rng.random(count) < 0.5)
-    tables = [np.array(table, np.int32) for table in (features, children, roots)]
-    weights = rng.standard_normal((count - leaves, targets)).astype(np.float32)
-    inputs = (x, splits, tables[0], tables[1], weights, tables[2], *optional)
-    given = {"comparison": comparison, "aggregation": aggregation, "width": 5, "leaves": leaves}
-    given |= attributes
-    return Example(inputs, given)
-
-
 register(
     Operator(
         "tree_ensemble",
@@ -356,14 +363,16 @@ register(
         statements=_statements,
         gradient=None,
         examples=(
-            _example(1, 21, 1),
-            _example(11, 3, 1, "lt", "max"),
-            _example(8, 9, 3, "gt"),
-            _example(3, 17, 4, "ge", "min", has_missing=True),
-            _example(17, 8, 1, has_modes=True, has_missing=True),
-            _example(2, 1, 2, "eq"),
-            _example(11, 43, 1, parts=2),
-            _example(8, 57, 3, has_missing=True, parts=4),
+            example(1, 21, 1),
+            example(11, 3, 1, "lt", "max"),
+            example(8, 9, 3, "gt"),
+            example(3, 17, 4, "ge", "min", has_missing=True),
+            example(17, 8, 1, has_modes=True, has_missing=True),
+            example(2, 1, 2, "eq"),
+            example(11, 43, 1, parts=2),
+            example(8, 57, 3, has_missing=True, parts=4),
+            example(46, 23, 1, "lt", has_missing=True, has_masks=True),
+            example(13, 41, 3, "ge", has_masks=True, parts=2),
         ),
     )
 )

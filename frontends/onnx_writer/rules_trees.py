@@ -39,11 +39,12 @@ def write_tree_ensemble(emitter: Emitter, node: Node) -> None:
     places = np.array([place for _, place in numbered], np.int64)
     is_leaf = places >= attributes["leaves"]
     modes = [attributes["comparison"]] * len(places)
-    if attributes.get("has_modes"):
+    has_modes, has_missing = (bool(attributes.get(f"has_{name}")) for name in ("modes", "missing"))
+    if has_modes:
         modes = [COMPARISONS[number] for number in optional[0][places]]
     leaves = [entry for entry, leaf in zip(numbered, is_leaf, strict=True) if leaf]
     targets = weights.shape[1]
-    missing = optional[-1][places] if attributes.get("has_missing") else np.zeros(len(places))
+    missing = optional[has_modes][places] if has_missing else np.zeros(len(places))
     made = emitter.one(
         "TreeEnsembleRegressor",
         emitter.name_of(x),
