@@ -167,7 +167,7 @@ def test_a_loop_ends_a_row_goes_on_with_another_and_begins_a_third(name: str, lo
 
 
 @pytest.mark.parametrize(("name", "longest"), [("softmax", 3072), ("layer norm", 2048)])
-def test_rows_by_turns_are_short_enough(name: str, longest: int) -> None:
+def test_pipelined_rows_are_short_enough(name: str, longest: int) -> None:
     """Longer ones have three loops each."""
     for columns, loops in ((longest, 4), (longest + 16, 3)):
         (launch,) = _launches(_compiled(CASES[name][0], (64, columns)))
@@ -208,7 +208,7 @@ def test_rows_that_no_cache_holds_are_fetched_ahead_by_the_longest_pass() -> Non
     assert passes(_norm, 2048) == passes(_norm, 16) == []
 
 
-def test_rows_by_turns_are_fetched_into_the_first_cache_if_they_fit() -> None:
+def test_pipelined_rows_are_fetched_into_the_first_cache_if_they_fit() -> None:
     def levels(columns: int) -> set[str]:
         b = GraphBuilder("rows")
         x = b.input("x", TensorType(f32, (1 << 22 >> columns.bit_length() - 1, columns)))
@@ -335,7 +335,7 @@ def test_the_maximum_of_a_row_divided_by_itself_is_1(name: str) -> None:
 
 @pytest.mark.parametrize(("count", "columns"), [(67, 24), (65, 197), (66, 64)])
 @pytest.mark.parametrize("name", CASES)
-def test_rows_by_turns_are_what_numpy_computes(name: str, count: int, columns: int) -> None:
+def test_pipelined_rows_are_what_numpy_computes(name: str, count: int, columns: int) -> None:
     rows, reference = CASES[name]
     x = np.random.default_rng(columns).standard_normal((count, columns), np.float32)
     got = _run(_compiled(rows, x.shape), x)
@@ -343,7 +343,7 @@ def test_rows_by_turns_are_what_numpy_computes(name: str, count: int, columns: i
 
 
 @pytest.mark.parametrize(("name", "count"), [("softmax", 65), ("layer norm", 67)])
-def test_rows_by_turns_read_no_row_behind_the_last(name: str, count: int) -> None:
+def test_pipelined_rows_read_no_row_behind_the_last(name: str, count: int) -> None:
     """The interpreter of loops refuses what lies outside of a buffer."""
     rows, reference = CASES[name]
     x = np.random.default_rng(0).standard_normal((count, 17), np.float32)

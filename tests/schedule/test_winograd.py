@@ -29,7 +29,10 @@ from bessemer.compiler.schedule.convolution.winograd import (
     winograd_tiling,
 )
 from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, groups_of_share
-from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
+from bessemer.compiler.schedule.convolution.winograd_cost import (
+    is_profitable,
+    segments_are_profitable,
+)
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
 from bessemer.compiler.schedule.convolution.winograd_work import Winograd
@@ -233,37 +236,39 @@ def test_all_rows_of_tiles_may_be_cut_into_items_of_one_kernel() -> None:
 
 
 def test_it_is_for_wide_layers_with_known_channels() -> None:
-    assert pays((1, 56, 56), 64, 64, f32)
-    assert pays((symbol("n"), symbol("h"), 56), 64, 64, f32)
-    assert not pays((1, 56, 56), 3, 64, f32)
-    assert not pays((1, 56, 56), 64, symbol("c"), f32)
-    assert pays((1, 1, 7500), 128, 128, f32, (Taps(1), Taps(3, 1024)))
-    assert not pays((1, 1, 1025), 128, 128, f32, (Taps(1), Taps(3, 1024)))
-    assert not pays((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))
-    assert pays((1, 1, 200), 24, 56, f32, (Taps(1), Taps(3)))
-    assert not pays((1, 1, 200), 16, 56, f32, (Taps(1), Taps(3)))
+    assert is_profitable((1, 56, 56), 64, 64, f32)
+    assert is_profitable((symbol("n"), symbol("h"), 56), 64, 64, f32)
+    assert not is_profitable((1, 56, 56), 3, 64, f32)
+    assert not is_profitable((1, 56, 56), 64, symbol("c"), f32)
+    assert is_profitable((1, 1, 7500), 128, 128, f32, (Taps(1), Taps(3, 1024)))
+    assert not is_profitable((1, 1, 1025), 128, 128, f32, (Taps(1), Taps(3, 1024)))
+    assert not is_profitable((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))
+    assert is_profitable((1, 1, 200), 24, 56, f32, (Taps(1), Taps(3)))
+    assert not is_profitable((1, 1, 200), 16, 56, f32, (Taps(1), Taps(3)))
 
 
 def test_it_is_compared_with_the_products_that_are_inside_of_the_image() -> None:
     """Six places apart, 20 outputs need 12 tiles, 28 need 16 (12 and 4 that begin in the image)."""
     far = (Taps(3, 6), Taps(3, 6))
     assert [far[0].tiles(size) for size in (4, 14, 20, 28)] == [4, 8, 12, 16]
-    assert pays((1, 20, 20), 256, 64, f32, far)
-    assert not pays((1, 20, 20), 256, 64, f32, far, left=0.64)
-    assert pays((1, 56, 56), 256, 64, f32, far, left=0.86)
-    assert not pays((8, 8, 8), 32, 32, f32, (Taps(3, 3), Taps(3, 3)), planes=3, left=0.42)
+    assert is_profitable((1, 20, 20), 256, 64, f32, far)
+    assert not is_profitable((1, 20, 20), 256, 64, f32, far, left=0.64)
+    assert is_profitable((1, 56, 56), 256, 64, f32, far, left=0.86)
+    assert not is_profitable((8, 8, 8), 32, 32, f32, (Taps(3, 3), Taps(3, 3)), planes=3, left=0.42)
 
 
 def test_segments_are_for_channels_whose_products_outweigh_the_transforms() -> None:
     square, line = (Taps(5), Taps(5)), (Taps(1), Taps(7))
-    assert segments_pay((1, 27, 27), 64, 192, square, is_across=False)
-    assert segments_pay((symbol("n"), symbol("h"), symbol("w")), 16, 16, square, is_across=False)
-    assert not segments_pay((1, 27, 27), 16, 16, square, is_across=True)
-    assert not segments_pay((1, 27, 27), 3, 64, square, is_across=False)
-    assert not segments_pay((1, 27, 27), 64, symbol("c"), square, is_across=False)
-    assert not segments_pay((1, 3, 3), 64, 64, square, is_across=False)
-    assert segments_pay((1, 1, 400), 64, 64, line, is_across=False)
-    assert not segments_pay((1, 1, 400), 16, 16, line, is_across=False)
+    assert segments_are_profitable((1, 27, 27), 64, 192, square, is_across=False)
+    assert segments_are_profitable(
+        (symbol("n"), symbol("h"), symbol("w")), 16, 16, square, is_across=False
+    )
+    assert not segments_are_profitable((1, 27, 27), 16, 16, square, is_across=True)
+    assert not segments_are_profitable((1, 27, 27), 3, 64, square, is_across=False)
+    assert not segments_are_profitable((1, 27, 27), 64, symbol("c"), square, is_across=False)
+    assert not segments_are_profitable((1, 3, 3), 64, 64, square, is_across=False)
+    assert segments_are_profitable((1, 1, 400), 64, 64, line, is_across=False)
+    assert not segments_are_profitable((1, 1, 400), 16, 16, line, is_across=False)
 
 
 def _convolution_of_images(w: Array) -> Graph:

@@ -11,10 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.arithmetic import like, select
+from bessemer.compiler.codegen.kernels.clustered_byte_gathers import gather_clustered_bytes
+from bessemer.compiler.codegen.kernels.clustered_gathers import (
+    can_be_clustered,
+    gather_clustered,
+    reach_of,
+)
 from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.kernels.indices import Indices
-from bessemer.compiler.codegen.kernels.near_bytes import load_near_bytes
-from bessemer.compiler.codegen.kernels.near_lanes import can_be_near, load_near, reach_of
 from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
 from bessemer.compiler.codegen.lanes import any_lane, first_of, shuffle, splat
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
@@ -128,12 +132,12 @@ def _near(indices: Indices, access: Access) -> Value | None:
     if not (is_byte or kind is f32) or not is_limited or not index_expressions(varying):
         return None
     places = indices.vector(varying)
-    if not can_be_near(state, places):
+    if not can_be_clustered(state, places):
         return None
     row, reach = indices.address(access.buffer, access.offset - varying), reach_of(state, places)
     if is_byte:
-        return load_near_bytes(state, access.buffer.name, kind, row, reach)
-    return load_near(state, access.buffer.name, row, reach)
+        return gather_clustered_bytes(state, access.buffer.name, kind, row, reach)
+    return gather_clustered(state, access.buffer.name, row, reach)
 
 
 def _repeated(

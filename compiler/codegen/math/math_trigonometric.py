@@ -2,7 +2,7 @@
 
 The reduction (Cody & Waite 1980) is in f64 for f32 too, with pi/2 as a sum of parts. With FMA the
 parts may have all bits: |x| - n * P1 is exact in one instruction. f64 keeps r as two words. (With
-FMA, sin and cos of most f32 need no f64: `math_half_turns`.) Polynomials: minimax as described in
+FMA, sin and cos of most f32 need no f64: `math_modulo_pi`.) Polynomials: minimax as described in
 `math_exponential`.
 
 That holds for |x| <= LARGE (f32) and 2^30 (f64). An f32 above LARGE is reduced by the method of

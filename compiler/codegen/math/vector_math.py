@@ -48,12 +48,12 @@ from bessemer.compiler.codegen.math.math_gated import (
     silu,
     softplus,
 )
-from bessemer.compiler.codegen.math.math_half_turns import (
-    FARTHEST,
-    cos_by_half_turns,
-    sin_by_half_turns,
-)
 from bessemer.compiler.codegen.math.math_logarithm import acosh, asinh, atanh, log, log1p
+from bessemer.compiler.codegen.math.math_modulo_pi import (
+    FARTHEST,
+    cos_modulo_pi,
+    sin_modulo_pi,
+)
 from bessemer.compiler.codegen.math.math_power import power
 from bessemer.compiler.codegen.math.math_tables import one_plus_erf
 from bessemer.compiler.codegen.math.math_terms import MathFunction, Term, Writer, llvm_type
@@ -86,9 +86,9 @@ _OF_LARGE: dict[str, Callable[[Term], Term]] = {
     "tan": partial(tan, is_large=True),
 }
 """The functions for lanes of f32 beyond LARGE."""
-_BY_HALF_TURNS: dict[str, Callable[[Term], Term]] = {
-    "cos": cos_by_half_turns,
-    "sin": sin_by_half_turns,
+_MODULO_PI: dict[str, Callable[[Term], Term]] = {
+    "cos": cos_modulo_pi,
+    "sin": sin_modulo_pi,
 }
 """The functions for lanes of f32 up to FARTHEST, on machines with multiply-add."""
 COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu, "softplus": softplus}
@@ -185,8 +185,8 @@ def _ranges(name: str, has_fma: bool) -> list[_Range]:
     """The functions that compute sin, cos or tan of f32, each with the largest |x| that it is
     for."""
     ranges = [(LARGE, UNARY[name]), (math.inf, _OF_LARGE[name])]
-    if has_fma and name in _BY_HALF_TURNS:
-        return [(FARTHEST, _BY_HALF_TURNS[name]), *ranges]
+    if has_fma and name in _MODULO_PI:
+        return [(FARTHEST, _MODULO_PI[name]), *ranges]
     return ranges
 
 

@@ -8,8 +8,8 @@ the depth where both of its operands may differ from zero:
     columns 32..63 of a right operand that is zero where column > step:     steps from 32 on
     columns 64..95 of rows 28..41 of a result not read where column > row:  no steps
 
-The loop along the depth does a few steps per iteration ("turn"). The first and last turn may reach
-over the edge of the band, where they add zeros.
+The loop along the depth is unrolled by a few steps. Its first and last iteration may reach over the
+edge of the band, where they add zeros.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.schedule.contraction.contraction import Bands
 
 
-def banded_turns(
+def banded_iterations(
     bands: Bands,
     rows: Sequence[tuple[Size, ...]],
     columns: tuple[Size, int],
     begin: Size,
     length: int,
-    turns: Size,
+    count: Size,
 ) -> tuple[Size, Size]:
-    """Returns (first, end): the turns first <= turn < end are those that add something to the tile.
+    """Returns (first, end): the iterations first <= i < end are those that add something to the
+    tile.
 
-    There are `turns` turns of `length` products each, the first of which begins at product `begin`
-    of the depth. `rows` are the indices of the tile's rows in the output, of which only the last
-    axis is looked at; `columns` is the tile's (first column, width). If there is nothing to add up,
-    first equals end.
+    There are `count` iterations of `length` products each, the first of which begins at product
+    `begin` of the depth. `rows` are the indices of the tile's rows in the output, of which only the
+    last axis is looked at; `columns` is the tile's (first column, width). If there is nothing to
+    add up, first equals end.
     """
     lowest, highest = rows[0][-1], rows[-1][-1]
     column, width = columns
     first: Size = 0
-    end = turns
+    end = count
     if bands.left is not None:
         before, behind = lowest - bands.left.below, highest + bands.left.above + 1
         first = dims.floordiv(dims.maximum(0, before - begin), length)
@@ -50,8 +51,8 @@ def banded_turns(
         end = dims.minimum(end, dims.ceildiv(dims.maximum(0, behind - begin), length))
     if bands.sums is not None:
         # Index arithmetic has no conditions: if no column or no row of the tile is in the band,
-        # the product is 0, otherwise it is at least `turns`, and `end` stays.
+        # the product is 0, otherwise it is at least `count`, and `end` stays.
         across = dims.maximum(0, highest + bands.sums.above + 1 - column)
         down = dims.maximum(0, column + width + bands.sums.below - lowest)
-        end = dims.minimum(end, dims.minimum(across, down) * turns)
+        end = dims.minimum(end, dims.minimum(across, down) * count)
     return first, dims.maximum(first, end)

@@ -29,9 +29,12 @@ from bessemer.compiler.ir.expr import (
     less,
     within,
 )
-from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
-from bessemer.compiler.schedule.contraction.coming_lines import Turn, coming_lines
+from bessemer.compiler.schedule.contraction.banded_steps import banded_iterations
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
+from bessemer.compiler.schedule.contraction.epilogue_prefetches import (
+    Iteration,
+    epilogue_prefetches,
+)
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.taps_inside import taps_inside
 from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
@@ -131,7 +134,8 @@ class TileWriter:
         self._finish(place, tile, fragment, totals, column)
 
     def _fragments(self, place: Place, tile: Tile) -> list[str]:
-        """Declares the tile's fragments: several, which take turns, if it has few rows."""
+        """Declares the tile's fragments: several, to which the steps add alternately, if it has few
+        rows."""
         rows = len(tile.offsets)
         vectors, registers = place.width // self.tiling.lanes, self.target.vector_registers
         count = chains(rows, vectors, registers, self.contraction.depth_extent)
@@ -189,22 +193,24 @@ class TileWriter:
     def _whole_groups(
         self, work: _Work, k: Size, extent: Size, steps: Callable[[Size, int], None]
     ) -> None:
-        """Writes the loop over whole groups, `unroll` per iteration ("turn") with the prefetches of
-        that turn, then the remaining groups."""
+        """Writes the loop over whole groups, `unroll` per iteration with the prefetches of that
+        iteration, then the remaining groups."""
         place, tile, depth = work.place, work.tile, work.depth
         unroll = self.tiling.unroll
         if isinstance(extent, int) and extent <= unroll:
             steps(0, extent)
             return
         whole = dims.floordiv(extent, unroll)
-        first, count = self._turns(work, k, whole)
-        with self.builder.loop(count) as turn:
-            i = first + turn
+        first, count = self._iterations(work, k, whole)
+        with self.builder.loop(count) as number:
+            i = first + number
             if self.tiling.prefetch:
                 self._prefetch(work, k + i * unroll)
             if self.tiling.stretch is None and len(depth.axes) == 1:
-                lines = coming_lines(self.contraction, self.target, place, tile, Turn(turn, count))
-                for hint in lines:
+                iteration = Iteration(number, count)
+                for hint in epilogue_prefetches(
+                    self.contraction, self.target, place, tile, iteration
+                ):
                     self.builder.append(hint)
             if self.contraction.fetch is not None:
                 at = depth.begin + k + i * unroll
@@ -218,15 +224,15 @@ class TileWriter:
             with self.builder.loop(rest) as i:
                 steps(whole * unroll + i, 1)
 
-    def _turns(self, work: _Work, k: Size, whole: Size) -> tuple[Size, Size]:
-        """The first turn in which something is added to the tile's sums, and the number of turns.
-        `whole` is the number of turns without bands (banded_steps.py)."""
+    def _iterations(self, work: _Work, k: Size, whole: Size) -> tuple[Size, Size]:
+        """The first iteration in which something is added to the tile's sums, and the number of
+        iterations. `whole` is their number without bands (banded_steps.py)."""
         bands, group = self.contraction.bands, self.contraction.group
         if bands is None:
             return 0, whole
         begin = (work.depth.begin - self.contraction.first_step + k) * group
         length, columns = self.tiling.unroll * group, (work.place.column, work.place.width)
-        first, end = banded_turns(bands, work.tile.indices, columns, begin, length, whole)
+        first, end = banded_iterations(bands, work.tile.indices, columns, begin, length, whole)
         first = self.builder.local(first)
         return first, self.builder.local(end - first)
 

@@ -36,7 +36,10 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, i32
 from bessemer.compiler.schedule.contraction.contraction import multiplies
 from bessemer.compiler.schedule.convolution.padded_axes import padded_axes
-from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
+from bessemer.compiler.schedule.convolution.winograd_cost import (
+    is_profitable,
+    segments_are_profitable,
+)
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 
 _FEWEST = 3
@@ -128,8 +131,8 @@ def _goes_by_winograd(convolution: Node, is_constant: bool, left: float) -> bool
     if {*counts} <= {1, 3}:
         dtype = convolution.inputs[0].type.dtype
         taps = down, across
-        return pays(outputs, channels, columns, dtype, taps, is_constant, planes, left)
-    return segments_pay(outputs, channels, columns, (down, across), False, left)
+        return is_profitable(outputs, channels, columns, dtype, taps, is_constant, planes, left)
+    return segments_are_profitable(outputs, channels, columns, (down, across), False, left)
 
 
 def _of_volume(values: Sequence[_T]) -> list[_T | int]:

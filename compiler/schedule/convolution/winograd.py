@@ -16,7 +16,7 @@ image for each of its planes, and its sums go over all planes that a window sees
 have the channels of all these planes.
 
 If there are many tiles, one kernel does all three steps for a block of tiles at a time, whose v and
-m stay in the second-level cache. Otherwise each step is a kernel of its own. winograd_pays.py
+m stay in the second-level cache. Otherwise each step is a kernel of its own. winograd_cost.py
 decides where the method is used, winograd_work.py describes the work and writes the transforms.
 
 Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.

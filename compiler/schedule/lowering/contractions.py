@@ -40,6 +40,10 @@ from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
+from bessemer.compiler.schedule.lowering.blocked_packing import (
+    blocked_packing,
+    blocked_packing_of_free_depth,
+)
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
@@ -52,7 +56,6 @@ from bessemer.compiler.schedule.lowering.lowering import (
     replaceable_inputs,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
-from bessemer.compiler.schedule.lowering.packed_in_turns import free_turns, packed_in_turns
 from bessemer.compiler.schedule.lowering.padding_taps import without_padding
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
@@ -60,7 +63,7 @@ from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.past_caches import past_caches
+from bessemer.compiler.schedule.nests.streaming_stores import with_streaming_stores
 
 
 def lower_contraction_group(
@@ -350,13 +353,17 @@ def _pack_launch(
     value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
     piece = Piece(flat(out), out.offset(index), value, symbols)
-    nest = free_turns(piece, lowering.target.lanes) if lowering.vectorize else None
-    nest = nest or lowering.nest(packed_in_turns(piece))
+    nest = None
+    if lowering.vectorize:
+        nest = blocked_packing_of_free_depth(piece, lowering.target.lanes)
+    nest = nest or lowering.nest(blocked_packing(piece))
     return lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
         Computation(
-            past_caches(nest.body, flat(out), lowering.target), nest.operations, name="pack"
+            with_streaming_stores(nest.body, flat(out), lowering.target),
+            nest.operations,
+            name="pack",
         ),
     )

@@ -27,7 +27,10 @@ from bessemer.compiler.schedule.convolution.winograd import (
     lower_winograd,
     winograd_tiling,
 )
-from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
+from bessemer.compiler.schedule.convolution.winograd_cost import (
+    is_profitable,
+    segments_are_profitable,
+)
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import (
     WeightTransform,
@@ -42,7 +45,7 @@ from bessemer.compiler.schedule.grouping.views import has_neighbours_last
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.past_caches import past_caches
+from bessemer.compiler.schedule.nests.streaming_stores import with_streaming_stores
 from bessemer.compiler.targets.machine import Target
 
 Pixel: TypeAlias = Callable[[Size, Size, Size, Size], Expression]
@@ -190,10 +193,10 @@ def lower_winograd_group(
     sizes = image.sizes, kernel[-2], kernel[-1]
     if _are_threes(taps):
         planes = dims.number(kernel[0]) if image.is_volume else 1
-        wanted = pays(*sizes, x.type.dtype, taps, is_constant, planes, left)
+        wanted = is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
     else:
         is_across = not has_neighbours_last(x, grouping.producers)
-        wanted = segments_pay(*sizes, taps, is_across, left)
+        wanted = segments_are_profitable(*sizes, taps, is_across, left)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
@@ -275,7 +278,7 @@ def _transform_launch(
     u = Buffer("out0", f32, shape)
     transform = WeightTransform(weight, work.taps, work.channels, work.columns, u)
     body = lower_weight_transform(transform, lowering.target.lanes(f32), along_channels=step == 1)
-    body = past_caches(resolve_lanes(body, lowering), u, lowering.target, _SOON)
+    body = with_streaming_stores(resolve_lanes(body, lowering), u, lowering.target, _SOON)
     packed = Value(TensorType(f32, shape))
     operations = 64 * panel
     launch = lowering.launch(
@@ -295,8 +298,8 @@ def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
     if not isinstance(work.count, int) or not winograd_tiles.fits(work.channels, work.columns):
         return False
     sizes = (work.points, work.count, work.depth, work.columns)
-    pays = winograd_tiles.is_faster(*sizes, target)
-    options = [{"tiles": int(pays)}, {"tiles": int(not pays)}]
+    is_faster = winograd_tiles.is_faster(*sizes, target)
+    options = [{"tiles": int(is_faster)}, {"tiles": int(not is_faster)}]
     signature = f"winograd's products {'x'.join(map(str, sizes))}"
     return bool(options[lowering.choices.one_of(anchor, signature, options)]["tiles"])
 

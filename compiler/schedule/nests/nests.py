@@ -24,16 +24,19 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
-from bessemer.compiler.schedule.costs import is_function, operations
+from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.looked_up_rows import ROWS, has_common_places
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
-from bessemer.compiler.schedule.nests.row_laps import write_laps
+from bessemer.compiler.schedule.nests.pipelined_rows import (
+    PipelinedRows,
+    are_pipelined,
+    rows_of_a_pipeline,
+)
 from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
-from bessemer.compiler.schedule.nests.rows_by_turns import RowsByTurns, has_three_passes, turns_of
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
@@ -44,6 +47,7 @@ from bessemer.compiler.schedule.nests.window_parts import (
     inside,
     window_parts,
 )
+from bessemer.compiler.schedule.nests.wraparound import write_at_wraparound
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
@@ -53,15 +57,8 @@ COLUMNS, FEWEST_BLOCKS = 256, 4
 """Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
 should be more than a line of the cache."""
 
-NEAR = 4
-"""Elements that lie no further apart than this are loaded as vectors and shuffled."""
-
-FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
-"""The least number of rows, and the most bytes of a row, for which this is done."""
-LONGEST_OF_SUMS = 8 << 10
-"""The same where nothing hides loads from the second-level cache: neither functions of the
-elements nor memory itself. (Zen 4: layer norms of 12 KiB take 1.17 of the time of one after the
-other, softmax 0.87; of 4 KiB 0.88 and 0.83.)"""
+NEAREST = 4
+"""Elements at most this far from each other are loaded as vectors and shuffled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +89,8 @@ def lower_nest(
     piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0, l1_bytes: int = 0
 ) -> Nest:
     """The loops that compute a piece, whose loads must be flat. What does not fit into a last-level
-    cache of `last_cache` bytes is stored past the caches; the first has `l1_bytes` (0: unknown)."""
+    cache of `last_cache` bytes is written by streaming stores; the first-level cache has `l1_bytes`
+    (0: unknown)."""
     piece = merge_axes(piece)
     if vectorize:
         piece = join_short_axis(piece, lanes(piece.target.dtype))
@@ -154,8 +152,8 @@ class _Lowering:
             shared = outer[: len(outer) - len(behind)]
             work = self._work(*behind, inner)
             return self._over(shared, lambda v: self._behind_totals(inner, behind, v), work)
-        if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
-            return self._in_turns(inner, outer[0])
+        if len(outer) == 1 and are_pipelined(self.rows, inner, extent_of(outer[0])):
+            return self._pipelined(inner, outer[0])
         if self.vectorize and has_common_places(self.piece.value, outer, inner, self.dependence):
             return self._columns_first(inner, outer)
         if outer:
@@ -194,10 +192,10 @@ class _Lowering:
             return
         for start, length in row_parts(self.piece, inner, lanes):
             if dims.is_nonnegative(length):
-                write_laps(self.rows, inner, values, start, length)
+                write_at_wraparound(self.rows, inner, values, start, length)
             else:
                 with self.builder.when(expr.less(0, length)):
-                    write_laps(self.rows, inner, values, start, length)
+                    write_at_wraparound(self.rows, inner, values, start, length)
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows, cut at the image's borders; in each part, conditions are simplified."""
@@ -230,33 +228,13 @@ class _Lowering:
         )
         rest._serial(behind, values, lambda v: rest._row(inner, v))
 
-    def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
-        """Whether several rows are computed in one loop (rows_by_turns.py): there are enough of
-        them, and those in progress nearly fit into the first-level cache."""
-        columns = extent_of(inner)
-        if not self.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
-            return False
-        is_hidden = self.rows.streams or self._computes_functions(inner)
-        longest = LONGEST_IN_TURNS if is_hidden else LONGEST_OF_SUMS
-        if columns * self.piece.target.dtype.bytes > longest or rows < FEWEST_IN_TURNS:
-            return False
-        return columns >= self.lanes(self.piece.target.dtype) and has_three_passes(self.rows, inner)
-
-    def _computes_functions(self, inner: Symbol) -> bool:
-        """Whether functions of a row's elements are computed, not only of its totals."""
-        along = {inner, *self.rows.bound}
-        return any(
-            is_function(node) and not along.isdisjoint(self.dependence.of(node))
-            for node in walk_expr.all_nodes(self.piece.value)
-        )
-
-    def _in_turns(self, inner: Symbol, outer: Symbol) -> Nest:
+    def _pipelined(self, inner: Symbol, outer: Symbol) -> Nest:
         rows = dims.number(extent_of(outer))
-        turns = turns_of(rows)
-        with self.builder.loop(dims.ceildiv(rows, turns), "parallel") as item:
-            count: Size = dims.minimum(rows - item * turns, turns) if rows % turns else turns
-            RowsByTurns(self.rows, inner, outer, item * turns).write(count)
-        return Nest(self.builder.block(), self._work(inner) * turns)
+        most = rows_of_a_pipeline(rows)
+        with self.builder.loop(dims.ceildiv(rows, most), "parallel") as item:
+            count: Size = dims.minimum(rows - item * most, most) if rows % most else most
+            PipelinedRows(self.rows, inner, outer, item * most).write(count)
+        return Nest(self.builder.block(), self._work(inner) * most)
 
     def _inner_axis(self) -> Symbol | None:
         """The axis to vectorize: the innermost, unless reductions run along memory instead."""
@@ -356,7 +334,7 @@ class _Lowering:
             length: Size = dims.minimum(extent - index * block, block)
             if isinstance(extent, int) and extent % block == 0:
                 length = block
-            write_laps(self.rows, inner, {}, index * block, length)
+            write_at_wraparound(self.rows, inner, {}, index * block, length)
         return Nest(self.builder.block(), self._work() * block)
 
 
@@ -387,14 +365,14 @@ def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
     shorter than a vector and close together."""
     last = node.over[-1]
     taps = extent_of(last)
-    nearest = NEAR if isinstance(taps, int) and taps < lanes else 1
+    nearest = NEAREST if isinstance(taps, int) and taps < lanes else 1
     along = False
     for load in walk_expr.loads_of(node.body):
         step = dims.coefficient_of(load.indices[0], last)
         if step == 0 and not walk_expr.index_expressions(load.indices[0]):
             continue
-        apart = dims.coefficient_of(load.indices[0], inner)
-        if isinstance(apart, int) and 1 <= apart <= nearest:
+        stride = dims.coefficient_of(load.indices[0], inner)
+        if isinstance(stride, int) and 1 <= stride <= nearest:
             return False
         along = along or step == 1
     return along

@@ -1,9 +1,9 @@
-"""Decides which rows are prefetched, and which are stored past the caches.
+"""Decides which rows are prefetched, and which are written by streaming stores.
 
-The processor prefetches by itself, but not across a page's end, and less if stores go past the
-caches. Rows with such stores are read into the second-level cache some rows ahead, by the pass that
-takes longest: the one with functions, or the last one. Rows by turns are read into the first-level
-cache, if it holds them.
+The processor prefetches by itself, but not across the end of a page, and less if the stores are
+streaming ones. Rows with such stores are read into the second-level cache some rows ahead, by the
+pass that takes longest: the one with functions, or the last one. Pipelined rows are read into the
+first-level cache, if it holds them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ SHORTEST_FETCHED, LONGEST_FETCHED = 512, 64 << 10
 ROWS_AHEAD, ELEMENTS_AHEAD = 16 << 10, 8 << 10
 """How far ahead, in bytes, rows are fetched into the second-level cache, and elements that are read
 once into the first."""
-ROWS_OF_A_TURN = 7
-"""Rows that are in the first-level cache while rows are computed by turns: three that are read, two
-that are kept, and two that are written. (Zen 5, 16 MiB by two threads, GB/s in a slow and in a fast
-phase of the machine: softmax 91 -> 98 and 143 -> 149, layer norm 102 -> 114 and 167 -> 172.)"""
+PIPELINED_ROWS = 7
+"""Pipelined rows that are in the first-level cache at once: three that are read, two that are kept,
+and two that are written. (Zen 5, 16 MiB by two threads, GB/s in a slow and in a fast phase of the
+machine: softmax 91 -> 98 and 143 -> 149, layer norm 102 -> 114 and 167 -> 172.)"""
 
 Places = tuple[tuple[Buffer, Size, int], ...]
-"""Where an iteration's part of the coming elements begins, less its index, and the level of the
+"""Where an iteration's part of the prefetched elements begins, less its index, and the level of the
 cache that they are fetched into."""
 
 
 def streams(piece: Piece, last_cache: int) -> bool:
-    """Whether a piece is stored past the caches: what it reads and writes does not fit into
-    them."""
+    """Whether a piece is written by streaming stores: what it reads and writes does not fit into
+    the caches."""
     extents = [extent_of(symbol) for symbol in piece.symbols]
     written = dims.product(extents) * piece.target.dtype.bytes
     loads = {n.buffer.name: n.buffer for n in walk_expr.loads_of(piece.value)}
@@ -52,13 +52,13 @@ def streams(piece: Piece, last_cache: int) -> bool:
     return all(isinstance(step, int) and step % along == 0 for step in steps[:-1])
 
 
-def coming_rows(
+def prefetched_rows(
     piece: Piece, inner: Symbol, values: Mapping[Atom, Size], l1_bytes: int = 0
 ) -> Places:
     """Where rows begin that are read soon, if it pays to prefetch them. `values` are the indices of
-    the current row. `l1_bytes`: of the first-level cache, if rows are computed by turns."""
+    the current row. `l1_bytes`: of the first-level cache, if the rows are pipelined."""
     if not walk_expr.reductions_of(piece.value):
-        return _coming_elements(piece, inner, values)
+        return _prefetched_elements(piece, inner, values)
     extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
     if len(outer) != 1 or not isinstance(extent, int):
         return ()
@@ -67,7 +67,7 @@ def coming_rows(
         return ()
     ahead, level = ceil(ROWS_AHEAD / row_bytes), 2
     near = ceil(ELEMENTS_AHEAD / row_bytes)
-    if (ROWS_OF_A_TURN + near) * row_bytes <= l1_bytes:
+    if (PIPELINED_ROWS + near) * row_bytes <= l1_bytes:
         ahead, level = 1 + near, 1  # the row after the current one is being read, too
     found: dict[Buffer, Size] = {}
     for node in walk_expr.loads_of(piece.value):
@@ -81,7 +81,7 @@ def coming_rows(
     return tuple((buffer, start, level) for buffer, start in found.items())
 
 
-def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
+def _prefetched_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
     """The same for what is read only once, element by element."""
     found: dict[Buffer, Size] = {}
     for node in walk_expr.loads_of(piece.value):

@@ -8,7 +8,7 @@ element.
     vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
 
 Everything that does not depend on the innermost index is computed before its loop. nests.py writes
-the loops around a row; rows_by_turns.py writes loops over several rows at once.
+the loops around a row; pipelined_rows.py writes loops over several rows at once.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from bessemer.compiler.schedule.nests.row_passes import (
     totals_named,
     with_kept,
 )
-from bessemer.compiler.schedule.nests.row_traffic import Places, coming_rows
-from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn, write_turns
+from bessemer.compiler.schedule.nests.row_periods import vectors_per_period, write_periods
+from bessemer.compiler.schedule.nests.row_traffic import Places, prefetched_rows
 from bessemer.compiler.schedule.nests.skip_nan import may_skip_nan
 from bessemer.compiler.targets.machine import CACHE_LINE
 
@@ -97,7 +97,7 @@ class RowWriter:
         self.rounds_kept = False
         self.skips_nan: set[Reduce] = set()
         self.moderate: set[Expression] = set()
-        self.coming: Places = ()
+        self.prefetched: Places = ()
         self.bound = {
             symbol for node in walk_expr.reductions_of(piece.value) for symbol in node.over
         }
@@ -124,7 +124,7 @@ class RowWriter:
     ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
         element, offset = self.element(inner, values), self.offset(values)
-        self.coming = coming_rows(self.piece, inner, values) if self.streams else ()
+        self.prefetched = prefetched_rows(self.piece, inner, values) if self.streams else ()
         element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
@@ -161,9 +161,9 @@ class RowWriter:
         lanes, interleave = stored.lanes, 1
         if self.bound and not self.takes_short_rows:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
-        if has_functions(element) and not self.coming:
+        if has_functions(element) and not self.prefetched:
             interleave = PASS_INTERLEAVE
-        elif self.coming:
+        elif self.prefetched:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
             inner in self.dependence.of(n) for n in walk_expr.reductions_of(element)
@@ -174,9 +174,9 @@ class RowWriter:
             self.prefetch(start + index, lanes * interleave)
             self.store(stored.write(start + index))
 
-        if turn := vectors_of_a_turn(element, inner, start, extent, lanes):
+        if period := vectors_per_period(element, inner, start, extent, lanes):
             interleave = 1
-            write_turns(self.builder, dims.number(extent), lanes, turn, store)
+            write_periods(self.builder, dims.number(extent), lanes, period, store)
             return
         with self.vector_loop(extent, lanes, interleave) as index:
             store(index)
@@ -217,8 +217,8 @@ class RowWriter:
         return min(self.lanes(t) for t in types | {dtype})
 
     def prefetch(self, index: Size, count: int) -> None:
-        """Prefetches as many of the coming elements as an iteration of a pass handles."""
-        for buffer, begin, level in self.coming:
+        """Prefetches as many elements of later rows as an iteration of a pass handles."""
+        for buffer, begin, level in self.prefetched:
             for line in range(0, count, max(1, CACHE_LINE // buffer.dtype.bytes)):
                 self.builder.append(Prefetch(buffer, begin + index + line, level))
 
@@ -271,7 +271,7 @@ class RowWriter:
                 self.prefetch(index, made.lanes * PASS_INTERLEAVE)
             self.store(made.write(index))
         if is_longest:
-            self.coming = ()
+            self.prefetched = ()
         assert made.rest is not None
         return made.rest
 

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Checked, Expression, IndexValue, Load, Reduce
 from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions, substitute
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
-from bessemer.compiler.schedule.nests.row_turns import FEWEST_MASKED
+from bessemer.compiler.schedule.nests.row_periods import FEWEST_MASKED
 
 LONGEST_PART = 4096
 """The most elements that one thread takes at a time, if there is no other axis."""

@@ -31,7 +31,7 @@ from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.contraction.cuts import dealt
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
-from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
+from bessemer.compiler.schedule.nests.nests import NEAREST, Lanes, Nest
 from bessemer.compiler.schedule.nests.part_axes import part_axes
 from bessemer.compiler.targets.machine import meet_in_few_sets
 
@@ -227,7 +227,7 @@ def _lies_across(load: Load, stores: Symbol, along: Symbol) -> bool:
     if near is None or far not in (0, 1):
         return False
     if far == 1:
-        return not (isinstance(near, int) and 0 < near <= NEAR)
+        return not (isinstance(near, int) and 0 < near <= NEAREST)
     # A row that is looked up lies along the stores already.
     return near == 0 or not walk_expr.index_expressions(load.indices[0])
 
@@ -249,7 +249,7 @@ def _beside(piece: Piece, loads: Symbol) -> Size:
 def _jumps(load: Load, stores: Symbol) -> bool:
     """Whether a load's neighbours along the stores lie apart; one number for all does not."""
     near = _step(load.indices[0], stores)
-    return not isinstance(near, int) or not 0 <= near <= NEAR
+    return not isinstance(near, int) or not 0 <= near <= NEAREST
 
 
 def _sides(stores: Size, loads: Size, width: int, together: int) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""Walks a row lap by lap where it is read by quotient and remainder.
+"""Splits the loop over a row where an index wraps around, if it is read by quotient and remainder.
 
     out[i] = x[(i + a) % n]      becomes      out[i] = x[i + a]          i in 0 .. n - a
                                               out[i] = x[i + a - n]      i in n - a .. 2 * n - a
                                               and so on
 
-A vector that may lie anywhere would divide for each of its elements, and gather them one by one:
-those of one lap are neighbours. Wrapped borders are read so, and rows that a reshape shifts, as
-attention by relative positions has them.
+The elements between two wraparounds are contiguous. Without the split, each element would take a
+division, and a gather. Padding in mode "wrap" is read in this way, and so are rows that a reshape
+shifts, as in attention with relative positions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
 
-def write_laps(rows: RowWriter, inner: Symbol, values: Values, first: Size, count: Size) -> None:
-    """Adds a part of the row with these outer indices, lap by lap if it is read so."""
+def write_at_wraparound(
+    rows: RowWriter, inner: Symbol, values: Values, first: Size, count: Size
+) -> None:
+    """Adds a part of the row with these outer indices, split where its index wraps around."""
     piece, builder = rows.piece, rows.builder
     may_cut = rows.vectorize and not reductions_of(piece.value)
     found = _division(piece, inner) if may_cut else None
@@ -34,14 +36,14 @@ def write_laps(rows: RowWriter, inner: Symbol, values: Values, first: Size, coun
     start = dims.substitute(dividend, {**values, inner: first})
     before = builder.local(dims.floordiv(start, length))
     skipped = builder.local(start - before * length)
-    with builder.loop(dims.ceildiv(skipped + count, length)) as lap:
-        begin = builder.local(dims.maximum(lap * length - skipped, 0))
-        end = dims.minimum((lap + 1) * length - skipped, count)
-        remainder = builder.local(begin + skipped - lap * length)
+    with builder.loop(dims.ceildiv(skipped + count, length)) as period:
+        begin = builder.local(dims.maximum(period * length - skipped, 0))
+        end = dims.minimum((period + 1) * length - skipped, count)
+        remainder = builder.local(begin + skipped - period * length)
         place = Symbol(inner.name, builder.local(end - begin))
         here: Values = {
             inner: first + begin + atom(place),
-            FloorDiv(dividend, divisor): before + lap,
+            FloorDiv(dividend, divisor): before + period,
             Mod(dividend, divisor): remainder + atom(place),
         }
         symbols = tuple(place if symbol is inner else symbol for symbol in piece.symbols)

@@ -1,4 +1,5 @@
-"""Computes rows in one loop: each loop ends a row, continues with the next, and begins a third one.
+"""Software pipelining of rows that take three passes: one loop runs the last pass of a row, the
+second pass of the next, and the first pass of a third one.
 
     vector i in 0..columns:                              softmax of rows a, b, c
       out[a, i] = kept[a, i] * (1 / sum of a)
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import Local
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Read
+from bessemer.compiler.schedule.costs import is_function
 from bessemer.compiler.schedule.nests.interleave import PASS_INTERLEAVE
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 from bessemer.compiler.schedule.nests.row_passes import (
@@ -29,26 +31,54 @@ from bessemer.compiler.schedule.nests.row_passes import (
     totals_named,
     with_kept,
 )
-from bessemer.compiler.schedule.nests.row_traffic import coming_rows
+from bessemer.compiler.schedule.nests.row_traffic import prefetched_rows
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
-FEWEST_TURNS, MOST_TURNS = 8, 32
-"""Rows that are computed by turns in one iteration of the parallel loop. The first and the last of
-them take loops of their own. (Zen 5: softmax of 1024 columns from the second-level cache by 8, 16,
-32, 64 rows takes 5.7, 5.5, 5.4, 5.3 cycles a vector.)"""
+FEWEST_ROWS, MOST_ROWS = 8, 32
+"""Rows in one iteration of the parallel loop. The prologue and the epilogue of the pipeline are
+loops of their own. (Zen 5: softmax of 1024 columns from the second-level cache by 8, 16, 32, 64
+rows takes 5.7, 5.5, 5.4, 5.3 cycles a vector.)"""
 FEWEST_ITEMS = 64
 """Iterations that are left for the threads before there are more rows in one."""
+FEWEST_PIPELINED, LONGEST_PIPELINED = 64, 12 << 10
+"""The fewest rows, and the most bytes of a row, that are pipelined."""
+LONGEST_OF_SUMS = 8 << 10
+"""The most bytes of a row where nothing hides loads from the second-level cache: neither functions
+of the elements nor memory itself. (Zen 4: layer norms of 12 KiB take 1.17 of the time of one row
+after the other, softmax 0.87; of 4 KiB 0.88 and 0.83.)"""
 
 
-def turns_of(rows: int) -> int:
-    """How many of `rows` rows are computed by turns."""
-    turns = MOST_TURNS
-    while turns > FEWEST_TURNS and (rows % turns or rows < turns * FEWEST_ITEMS):
-        turns //= 2
-    return turns
+def rows_of_a_pipeline(rows: int) -> int:
+    """How many of `rows` rows one iteration of the parallel loop computes."""
+    length = MOST_ROWS
+    while length > FEWEST_ROWS and (rows % length or rows < length * FEWEST_ITEMS):
+        length //= 2
+    return length
 
 
-def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
+def are_pipelined(writer: RowWriter, inner: Symbol, rows: Size) -> bool:
+    """Whether so many rows are computed in one software-pipelined loop: there are enough of them,
+    each takes three passes, and those in progress nearly fit into the first-level cache."""
+    columns, dtype = extent_of(inner), writer.piece.target.dtype
+    if not writer.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
+        return False
+    is_hidden = writer.streams or _computes_functions(writer, inner)
+    longest = LONGEST_PIPELINED if is_hidden else LONGEST_OF_SUMS
+    if columns * dtype.bytes > longest or rows < FEWEST_PIPELINED:
+        return False
+    return columns >= writer.lanes(dtype) and _has_three_passes(writer, inner)
+
+
+def _computes_functions(writer: RowWriter, inner: Symbol) -> bool:
+    """Whether functions of a row's elements are computed, not only of its totals."""
+    along = {inner, *writer.bound}
+    return any(
+        is_function(node) and not along.isdisjoint(writer.dependence.of(node))
+        for node in walk_expr.all_nodes(writer.piece.value)
+    )
+
+
+def _has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
     """Whether a row takes three passes: one for a single total, one for other totals, one that
     stores."""
     element = writer.element(inner, {})
@@ -62,7 +92,7 @@ def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
     return writer.next_pass(replaced(rest, totals_named(second, "total")), inner) is None
 
 
-class RowsByTurns:
+class PipelinedRows:
     """Adds rows of a piece to a kernel, from row `begin` on. The methods count rows from there."""
 
     def __init__(self, writer: RowWriter, inner: Symbol, outer: Symbol, begin: Size) -> None:
@@ -81,11 +111,11 @@ class RowsByTurns:
         totals = [self.builder.define(total.value, "total") for total in passes.totals]
         self._mark_moderate(passes.totals, totals)
         first.set(nexts.totals[0].value)
-        with self.builder.loop(last) as turn:
-            stores = self._stores(turn, before.value, totals)
-            passes = self._second(turn + 1, first.value)
-            nexts = self._first(dims.minimum(turn + 2, last))
-            self._loop(turn + 1, nexts, stores, passes)
+        with self.builder.loop(last) as row:
+            stores = self._stores(row, before.value, totals)
+            passes = self._second(row + 1, first.value)
+            nexts = self._first(dims.minimum(row + 2, last))
+            self._loop(row + 1, nexts, stores, passes)
             before.set(first.value)
             for carried, total in zip(totals, passes.totals, strict=True):
                 carried.set(total.value)
@@ -166,7 +196,7 @@ class RowsByTurns:
         extent = extent_of(self.inner)
         if self.writer.streams and row is not None:
             here = self._values(row)
-            self.writer.coming = coming_rows(
+            self.writer.prefetched = prefetched_rows(
                 self.writer.piece, self.inner, here, self.writer.l1_bytes
             )
         with self.writer.vector_loop(extent, lanes, PASS_INTERLEAVE) as index:
@@ -176,7 +206,7 @@ class RowsByTurns:
                 # Loads come first: one waits for a store before it to the same place of any page.
                 stores += [(place, self._computed(value)) for place, value in part.write(index)]
             self.writer.store(stores)
-        self.writer.coming = ()
+        self.writer.prefetched = ()
 
     def _computed(self, value: Expression) -> Expression:
         return value if isinstance(value, Read) else self.builder.define(value, "made").value

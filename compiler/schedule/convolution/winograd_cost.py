@@ -1,4 +1,5 @@
-"""Decides where Winograd's method (winograd.py) is faster than the direct sum."""
+"""The cost model of Winograd's method (winograd.py): decides where it is faster than the direct
+sum."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ _FEWEST_TILES = 9
 """With fewer tiles, reading the larger transformed weights takes longer than the method saves."""
 
 
-def pays(
+def is_profitable(
     outputs: Sequence[Size],
     channels: Size,
     columns: Size,
@@ -72,7 +73,7 @@ def pays(
     return left == 1 or _is_less(outputs, channels * planes, columns, taps, _PER_NUMBER, left)
 
 
-def segments_pay(
+def segments_are_profitable(
     outputs: Sequence[Size],
     channels: Size,
     columns: Size,
@@ -101,7 +102,7 @@ def _is_less(
     left: float,
 ) -> bool:
     """Whether the products and the transforms, which take `per_input` multiply-adds for a number of
-    the input, are few enough compared with those products of the direct sum that are `left`."""
+    the input, take less time than the fraction `left` of the direct sum's products."""
     direct = left * prod(map(_likely, outputs)) * prod(axis.count for axis in taps)
     transforms = per_input * channels + _PER_NUMBER * columns
     points = _tiles(outputs, taps) * parts_of(taps)[-1].end

@@ -1,9 +1,9 @@
-"""The order in which kernels pack a right operand when the model runs: a few steps of the depth at
-a time ("turn"), for all panels.
+"""The order in which kernels pack a right operand when the model runs: by blocks of the depth, for
+all panels.
 
-    for turn in depth / 16
+    for block in depth / 16
       for panel in panels
-        for k in 16:   packed[panel, 16 * turn + k, :] = b[16 * turn + k, panel's columns]
+        for k in 16:   packed[panel, 16 * block + k, :] = b[16 * block + k, panel's columns]
 
 Reading one row of memory after the other would read memory in order, but consecutive stores would
 be a panel apart. Such addresses share few sets of the caches, and every line would be fetched again
@@ -27,38 +27,37 @@ from bessemer.compiler.schedule.nests.nests import Nest, write_nest
 from bessemer.compiler.schedule.nests.rows import Lanes
 
 _STEPS = range(16, 3, -1)
-"""The number of steps in a turn is the first of these that divides the depth."""
+"""The number of steps in a block is the first of these that divides the depth."""
 
 
-def packed_in_turns(piece: Piece) -> Piece:
+def blocked_packing(piece: Piece) -> Piece:
     """The piece with its loops in that order. Its symbols are matrix, panel, k, c, and further
     ones.
 
-    If `b` does not run along the columns in memory, the steps are not cut into turns.
+    If `b` does not run along the columns in memory, the depth is not cut into blocks.
     """
     matrix, panel, step, *rest = piece.symbols
     length = _length(piece)
     if length is None:
         return replace(piece, symbols=(matrix, step, panel, *rest))
-    turn, within = Symbol("turn", extent_of(step) // length), Symbol(step.name, length)
-    values: dict[Atom, Size] = {step: atom(turn) * length + atom(within)}
+    block, within = Symbol("block", extent_of(step) // length), Symbol(step.name, length)
+    values: dict[Atom, Size] = {step: atom(block) * length + atom(within)}
     return Piece(
         piece.target,
         dims.substitute(piece.offset, values),
         substitute(piece.value, values),
-        (matrix, turn, panel, within, *rest),
+        (matrix, block, panel, within, *rest),
     )
 
 
-def free_turns(piece: Piece, lanes: Lanes) -> Nest | None:
-    """The loops of the same order for a depth that only the run knows, whose last turn may be
+def blocked_packing_of_free_depth(piece: Piece, lanes: Lanes) -> Nest | None:
+    """The loops of the same order for a depth that only the run knows, whose last block may be
     shorter; None for other depths, and if `b` does not run along the columns."""
     matrix, panel, step, *rest = piece.symbols
     depth, length = extent_of(step), _STEPS[0]
     if isinstance(depth, int) or not _runs_along_columns(piece):
         return None
-    turns = dims.ceildiv(depth, length)
-    extents: tuple[Size, ...] = (turns, extent_of(panel))
+    extents: tuple[Size, ...] = (dims.ceildiv(depth, length), extent_of(panel))
     if extent_of(matrix) != 1:
         extents = (extent_of(matrix), *extents)
     builder = KernelBuilder()
@@ -67,8 +66,8 @@ def free_turns(piece: Piece, lanes: Lanes) -> Nest | None:
         return size if isinstance(size, int) else builder.define(index_value(size), "x").index
 
     with builder.loop(dims.product(extents), "parallel") as item:
-        *number, turn, here = unravel(item, extents, named)
-        first = turn * length
+        *number, block, here = unravel(item, extents, named)
+        first = block * length
         within = Symbol(step.name, named(dims.minimum(length, depth - first)))
         values: dict[Atom, Size] = {panel: here, step: first + atom(within)}
         values |= {matrix: number[0] if number else 0}
@@ -78,7 +77,7 @@ def free_turns(piece: Piece, lanes: Lanes) -> Nest | None:
 
 
 def _length(piece: Piece) -> int | None:
-    """The number of steps in a turn; None where rows of memory do not run along the columns."""
+    """The number of steps in a block; None where rows of memory do not run along the columns."""
     extent = extent_of(piece.symbols[2])
     if not isinstance(extent, int) or not _runs_along_columns(piece):
         return None
@@ -86,7 +85,7 @@ def _length(piece: Piece) -> int | None:
 
 
 def _runs_along_columns(piece: Piece) -> bool:
-    """Whether neighbours in a row of a panel are neighbours in memory, or the same element."""
+    """Whether a row of a panel is contiguous in memory, or a repeated element."""
     _, _, step, column, *_ = piece.symbols
     offsets = [load.indices[0] for load in loads_of(piece.value)]
     return all(

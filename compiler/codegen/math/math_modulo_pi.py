@@ -1,4 +1,5 @@
-"""sin and cos of f32 in f32 alone, for machines with multiply-add: x = n pi + r, |r| <= pi/2.
+"""sin and cos of f32, reduced modulo pi in f32, for machines with multiply-add: x = n pi + r,
+|r| <= pi/2.
 
 With multiply-add, |x| - n * P1 is exact (n is an integer, or one half more); P2 and P3 add the rest
 of pi. One polynomial, sin(r), serves both functions, and n's last bit is the result's sign. That is
@@ -21,13 +22,13 @@ _PI = (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14)
 _SIN = (-0.16666659712791443, 0.008333064615726471, -0.00019809220975730568, 2.6045265713037224e-06)
 
 
-def sin_by_half_turns(x: Term) -> Term:
+def sin_modulo_pi(x: Term) -> Term:
     shifted = fma(x, 1.0 / math.pi, FORMATS["f32"].magic)
     n = -(shifted - FORMATS["f32"].magic)
     return _alternating(x, n, shifted.bits())
 
 
-def cos_by_half_turns(x: Term) -> Term:
+def cos_modulo_pi(x: Term) -> Term:
     """cos(x) by x = (n + 1/2) pi - r."""
     shifted = fma(x, 1.0 / math.pi, -0.5) + FORMATS["f32"].magic
     n = (shifted - FORMATS["f32"].magic) + 0.5

@@ -1,4 +1,4 @@
-"""Rows whose elements lie at different distances are made of vectors of which each knows them."""
+"""Loops over rows whose elements lie at different distances are unrolled by the period of these."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn
+from bessemer.compiler.schedule.nests.row_periods import vectors_per_period
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.x86 import AVX512
 from bessemer.frontends.models_in import as_graph
 from tests.compiled_kernels import assembly
 
 
-def _turn(extent: int, numerator: int, denominator: int, last: int = 0) -> int:
+def _period(extent: int, numerator: int, denominator: int, last: int = 0) -> int:
     """Of a row of every numerator/denominator-th element, cut off behind the last if there is one;
     vectors have 16 lanes."""
     inner = Symbol("i", extent)
     place: Size = floordiv(numerator * atom(inner) + 1, denominator)
     value = Buffer("x", f32, (4096,))[minimum(place, last) if last else place]
-    return vectors_of_a_turn(value, inner, 0, extent, 16)
+    return vectors_per_period(value, inner, 0, extent, 16)
 
 
 def test_after_how_many_vectors_distances_are_the_same_again() -> None:
-    assert _turn(224, 20, 7) == 7
-    assert _turn(96, 5, 4) == 1
-    assert _turn(300, 32, 15) == 15
-    assert _turn(96, 1, 3) == 3
-    assert _turn(160, 5, 8) == 1
+    assert _period(224, 20, 7) == 7
+    assert _period(96, 5, 4) == 1
+    assert _period(300, 32, 15) == 15
+    assert _period(96, 1, 3) == 3
+    assert _period(160, 5, 8) == 1
 
 
-def test_a_row_without_such_a_turn_is_written_out_whole_if_it_is_short() -> None:
-    assert _turn(225, 128, 45) == 14
-    assert _turn(224, 20, 7, last=600) == 14
-    assert _turn(400, 128, 45) == 0
-    assert _turn(400, 20, 7, last=1100) == 0
+def test_a_short_row_without_a_period_is_unrolled_whole() -> None:
+    assert _period(225, 128, 45) == 14
+    assert _period(224, 20, 7, last=600) == 14
+    assert _period(400, 128, 45) == 0
+    assert _period(400, 20, 7, last=1100) == 0
 
 
 def test_what_needs_no_gathering_stays() -> None:
-    assert _turn(224, 3, 1) == 0
-    assert _turn(224, 1, 2) == 0
-    assert _turn(8, 20, 7) == 0
+    assert _period(224, 3, 1) == 0
+    assert _period(224, 1, 2) == 0
+    assert _period(8, 20, 7) == 0
 
 
 def _model(mode: str, width: int, *, antialias: bool = False) -> onnx.ModelProto:

@@ -1,9 +1,9 @@
-"""Loads lanes from any places of a row that are mostly near each other, such as pixels of an image
-that is resized.
+"""Gathers of lanes whose places in a row are mostly close to each other, such as pixels of an image
+that is resized: contiguous loads and permutations replace the load per lane.
 
 If the places of the lanes are computed before a loop over rows, so is their distance from the first
 one. Up to four vectors from there on are loaded, and the lanes are selected from these. Lanes that
-are farther away are gathered, which takes a load for each.
+are farther away are gathered.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _BITS = {8: 256, 16: 512}
 """The vectors of f32 in two of which lanes can be looked up, by their lanes."""
 
 
-def can_be_near(state: KernelState, places: Value) -> bool:
-    """Whether it is worth loading lanes at these places of a row in this way: the places change
-    less often than the row."""
+def can_be_clustered(state: KernelState, places: Value) -> bool:
+    """Whether lanes at these places of a row should be gathered in this way: the places change less
+    often than the row."""
     return state.target.has_lookup and places.lanes in _BITS and places.level < state.writer.depth
 
 
@@ -56,7 +56,7 @@ def reach_of(state: KernelState, places: Value) -> Reach:
     return Reach(places, mask, first, distances, farthest)
 
 
-def load_near(state: KernelState, buffer: str, row: Pointer, reach: Reach) -> Value:
+def gather_clustered(state: KernelState, buffer: str, row: Pointer, reach: Reach) -> Value:
     """The f32 elements at these places of a row. Lanes that the loop's mask excludes are not
     read."""
     w, lanes = state.writer, reach.distances.lanes
@@ -75,12 +75,12 @@ _TEXT = """define internal {t} @{symbol}(ptr %row, i64 %first, {i} %distances, i
 alwaysinline nounwind willreturn memory(read) {{
 entry:
   %begin = getelementptr float, ptr %row, i64 %first
-  %is.near = icmp ult i32 %reach, {double}
-  br i1 %is.near, label %near, label %distant
+  %is.clustered = icmp ult i32 %reach, {double}
+  br i1 %is.clustered, label %clustered, label %distant
 distant:
   %is.wide = icmp ult i32 %reach, {fourfold}
   br i1 %is.wide, label %wide, label %far
-near:
+clustered:
   %one = call {t} @{load}(ptr align 4 %begin, {m} %low, {t} zeroinitializer)
   %is.one = icmp ult i32 %reach, {lanes}
   br i1 %is.one, label %single, label %double
@@ -121,7 +121,7 @@ def _function(lanes: int) -> MathFunction:
     gather = f"llvm.masked.gather.v{lanes}f32.v{lanes}p0"
     permute = "llvm.x86.avx512.permvar.sf.512" if bits == 512 else "llvm.x86.avx2.permps"
     look_up = f"llvm.x86.avx512.vpermi2var.ps.{bits}"
-    symbol = f"bessemer_near_v{lanes}f32"
+    symbol = f"bessemer_gather_clustered_v{lanes}f32"
     text = _TEXT.format(
         t=t, i=i, m=m, a=a, p=f"<{lanes} x i64>", symbol=symbol, lanes=lanes, double=2 * lanes,
         threefold=3 * lanes, fourfold=_VECTORS * lanes,

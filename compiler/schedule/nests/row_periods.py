@@ -1,13 +1,12 @@
-"""Cuts a row into groups of vectors ("turns") after which the distances between the elements
-repeat.
+"""Unrolls a row's loop by the period of its index, so that shuffles replace gathers.
 
     vector i in 0..224: out[i] = x[(20*i + 6)//7]      becomes
-    for turn in 0..2:  for v in 0..7, written out:
-      vector lane in 0..16: out[112*turn + 16*v + lane] = x[320*turn + (20*(16*v + lane) + 6)//7]
+    for period in 0..2: unroll v in 0..7:
+     vector lane in 0..16: out[112*period + 16*v + lane] = x[320*period + (20*(16*v + lane) + 6)//7]
 
-Here the distances repeat after seven elements, so they do after seven vectors. For each of the
-seven vectors it is then known where its elements lie in a few vectors of neighbours. Otherwise they
-would be gathered, which takes a load per element.
+Here the distances between elements repeat after seven elements, and so after seven vectors. For
+each of the seven vectors it is then known where its elements lie in a few contiguous vectors.
+Otherwise they would be gathered, which takes a load per element.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 MOST_VECTORS = 16
-"""The most vectors that are written out."""
+"""The most vectors in a period."""
 MOST_LOADS = 128
 """The most vectors that these load: each load takes a few instructions."""
 FEWEST_MASKED = 16
 """Machines with vectors of at least this many lanes have masked loads."""
-_TURN = "turn"
+_PERIOD = "period"
 
 
-def vectors_of_a_turn(
+def vectors_per_period(
     value: Expression, inner: Symbol, start: Size, extent: Size, lanes: int
 ) -> int:
-    """The number of vectors after which the distances repeat, or the number of vectors in the row.
-    0 if nothing is gained, or the vectors are too many."""
+    """The number of vectors after which the distances repeat; or the number of vectors in a short
+    row. 0 if nothing is gained, or if there are too many vectors."""
     if lanes < 2 or not isinstance(extent, int) or not isinstance(start, int):
         return 0
     sums = reductions_of(value)
@@ -50,19 +49,19 @@ def vectors_of_a_turn(
         return 0
     most = min(MOST_VECTORS, MOST_LOADS // (len(offsets) * steps), extent // lanes)
     for vectors in range(1, most + 1):
-        begin = start + vectors * lanes * atom(Symbol(_TURN, extent))
+        begin = start + vectors * lanes * atom(Symbol(_PERIOD, extent))
         if all(_are_known(offset, inner, begin, vectors * lanes) for offset in offsets):
             return vectors
     return most if most == extent // lanes else 0
 
 
 def _steps(node: Reduce) -> int:
-    """The number of steps of a reduction; more than are written out, if it is not known."""
+    """The number of steps of a reduction; more than are unrolled, if it is not known."""
     steps = dims.product(map(extent_of, node.over))
     return steps if isinstance(steps, int) else UNROLLED_STEPS + 1
 
 
-def write_turns(
+def write_periods(
     builder: KernelBuilder, extent: int, lanes: int, vectors: int, write: Callable[[Size], None]
 ) -> None:
     """Adds the loops over a row to a kernel; `write(index)` adds what is done with an element."""
@@ -71,10 +70,10 @@ def write_turns(
         with builder.loop(count, "unroll") as number, builder.loop(lanes, "vector", lanes) as lane:
             write(begin + number * lanes + lane)
 
-    turn = vectors * lanes
-    with builder.loop(extent // turn) as number:
-        several(number * turn, vectors)
-    begin = extent // turn * turn
+    period = vectors * lanes
+    with builder.loop(extent // period) as number:
+        several(number * period, vectors)
+    begin = extent // period * period
     if whole := (extent - begin) // lanes:
         several(begin, whole)
     if rest := extent % lanes:

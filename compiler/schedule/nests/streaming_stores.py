@@ -1,8 +1,9 @@
-"""Marks stores that should go past the caches: those to large results that are read much later.
+"""Marks the stores that should be streaming ("non-temporal") stores, which bypass the caches: those
+to large results that are read much later.
 
 An ordinary store first loads the cache line from memory, although all of it will be overwritten,
-and evicts lines that are needed sooner. (Packing 6.5 MB: 0.41 ms with ordinary stores, 0.19 past
-the caches.)
+and evicts lines that are needed sooner. (Packing 6.5 MB: 0.41 ms with ordinary stores, 0.19 with
+streaming ones.)
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ SHARE = 8
 """A result of at least 1/8 of the last-level cache does not stay there until it is read."""
 
 
-def past_caches(body: Block, buffer: Buffer, target: Target, share: int = SHARE) -> Block:
-    """The body of a kernel with its stores to `buffer` going past the caches, if the buffer takes
-    at least 1/`share` of the last-level cache."""
+def with_streaming_stores(body: Block, buffer: Buffer, target: Target, share: int = SHARE) -> Block:
+    """The body of a kernel with streaming stores to `buffer`, if the buffer takes at least
+    1/`share` of the last-level cache."""
     size = product(buffer.shape)
     if not target.last_cache or not isinstance(size, int):
         return body

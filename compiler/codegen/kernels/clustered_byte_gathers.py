@@ -1,12 +1,12 @@
-"""Loads bytes from any places of a row that are mostly near each other, like near_lanes.py; but one
-instruction selects each lane from any of 64 bytes."""
+"""Gathers of bytes whose places in a row are mostly close to each other, like those of floats in
+clustered_gathers.py; but one instruction selects each lane from any of 64 bytes."""
 
 from __future__ import annotations
 
 from functools import cache
 
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic
-from bessemer.compiler.codegen.kernels.near_lanes import Reach
+from bessemer.compiler.codegen.kernels.clustered_gathers import Reach
 from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import splat, steps
 from bessemer.compiler.codegen.math.math_terms import MathFunction
@@ -16,7 +16,7 @@ from bessemer.compiler.ir.types import DType, i8, i32
 _TABLE = 64
 
 
-def load_near_bytes(
+def gather_clustered_bytes(
     state: KernelState, buffer: str, kind: DType, row: Pointer, reach: Reach
 ) -> Value:
     """The bytes at these places of a row. Lanes that the loop's mask excludes are not read."""
@@ -34,9 +34,9 @@ def load_near_bytes(
 _TEXT = """define internal {t} @{symbol}(ptr %row, i64 %first, {i} %distances, i32 %reach, \
 <64 x i1> %read, {p} %places, {m} %mask) alwaysinline nounwind willreturn memory(read) {{
 entry:
-  %is.near = icmp ult i32 %reach, {table}
-  br i1 %is.near, label %near, label %far
-near:
+  %is.clustered = icmp ult i32 %reach, {table}
+  br i1 %is.clustered, label %clustered, label %far
+clustered:
   %begin = getelementptr i8, ptr %row, i64 %first
   %bytes = call <64 x i8> @{load}(ptr align 1 %begin, <64 x i1> %read, <64 x i8> zeroinitializer)
   %narrow = trunc {i} %distances to {t}
@@ -57,7 +57,7 @@ def _function(lanes: int) -> MathFunction:
     t, i, m, a = (f"<{lanes} x {kind}>" for kind in ("i8", "i32", "i1", "ptr"))
     load, permute = "llvm.masked.load.v64i8.p0", "llvm.x86.avx512.permvar.qi.512"
     gather = f"llvm.masked.gather.v{lanes}i8.v{lanes}p0"
-    symbol = f"bessemer_near_v{lanes}i8"
+    symbol = f"bessemer_gather_clustered_v{lanes}i8"
     text = _TEXT.format(
         t=t, i=i, m=m, a=a, p=f"<{lanes} x i64>", symbol=symbol, lanes=lanes, table=_TABLE,
         load=load, gather=gather, permute=permute,
