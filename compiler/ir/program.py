@@ -50,8 +50,8 @@ def working_memory(buffers: Iterable[Buffer]) -> dict[Value, Buffer]:
 @dataclass(frozen=True, eq=False)
 class Window:
     """Where a value lies that only the launches of a chain need: `size` bytes, which are moved over
-    it. In turn t they hold the value's bytes from `begins[t]` on, of which the first `kept[t]` are
-    those of the turn before."""
+    it. In round t they hold the value's bytes from `begins[t]` on, of which the first `kept[t]` are
+    those of the round before."""
 
     value: Value
     size: int
@@ -61,11 +61,11 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A chain of launches that are run by turns, some items of each.
+    """A chain of launches that are run in rounds, some items of each.
 
-    In turn t launch j has to be done up to item `items[t][j][1]`. It begins where it has got to;
-    who begins with turn t, at `items[t][j][0]`. The turns are divided into `shares`, which may run
-    at the same time; each has windows of its own, one after the other in `memory`.
+    In round t launch j has to be done up to item `items[t][j][1]`. It begins where it has got to;
+    who begins with round t, at `items[t][j][0]`. The rounds are divided into `shares`, which may
+    run at the same time; each has windows of its own, one after the other in `memory`.
     """
 
     launches: tuple[Launch, ...]

@@ -97,7 +97,7 @@ def _in_order(
 
 
 def _lowest(starts: Array, ends: Array, size: int) -> int:
-    """The lowest offset of so many bytes that are in none of these stretches."""
+    """The lowest offset of so many bytes that are in none of these ranges."""
     if not len(starts):
         return 0
     by_start = np.argsort(starts, kind="stable")

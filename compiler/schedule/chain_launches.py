@@ -1,14 +1,14 @@
-"""Lets launches that pass large values to each other run alternately: in each turn, each does some
-of its items.
+"""Chains launches that pass large values to each other, so that they run alternately, in rounds: in
+each round, every launch computes some of its items. (Others call this depth-first tiling.)
 
-    expand      to memory            turn 0: expand a few rows, depthwise on these, project these
-    depthwise   from it, to it       turn 1: the next rows of each
+    expand      to memory            round 0: expand a few rows, depthwise on these, project these
+    depthwise   from it, to it       round 1: the next rows of each
     project     from it              ...
 
 A value that is larger than a share of the last-level cache would go to memory and come back.
 Between two launches of a chain only a sliding window of it exists, as wide as the results of one
-turn need. Index arithmetic (spans.py) shows which items read and write what. Rows that a
-convolution's windows share with the turn before are kept; those before a thread's first turn are
+round need. Index arithmetic (spans.py) shows which items read and write what. Rows that a
+convolution's windows share with the round before are kept; those before a thread's first round are
 computed again. So the results do not depend on the threads, and the kernels are the same with and
 without a chain.
 
@@ -42,8 +42,8 @@ LONGEST = 6
 """Launches in a chain: a search tries every length, and MobileNetV2's best have 2 and 3."""
 SHARES = 16
 """The most shares that the threads divide among them, each with windows of its own."""
-MOST_TURNS = 1024
-"""More turns than this gain nothing, but take longer to find."""
+MOST_ROUNDS = 1024
+"""More rounds than this gain nothing, but take longer to find."""
 
 
 def chain_launches(program: Program, target: Target) -> Program:
@@ -58,7 +58,7 @@ def chain_launches(program: Program, target: Target) -> Program:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """A window with its places turn by turn, as in `Window`."""
+    """A window with its places round by round, as in `Window`."""
 
     value: Value
     size: int
@@ -72,7 +72,7 @@ class _Candidate:
     memory."""
 
     launches: tuple[Launch, ...]
-    items: Array  # [turn, launch, (begin, end)]
+    items: Array  # [round, launch, (begin, end)]
     windows: tuple[_Moved, ...]
     saved: int
 
@@ -145,7 +145,7 @@ class _Planner:
 
     def _reads_after_writing(self, launches: Sequence[Launch]) -> bool:
         """Whether the last launch may overwrite an input that another launch reads: in a later
-        turn, that launch would find it changed. (The last launch itself reads each element before
+        round, that launch would find it changed. (The last launch itself reads each element before
         it overwrites it.)"""
         over = self._written_over.get(self._root(launches[-1].values[-1]))
         return over is not None and any(
@@ -164,8 +164,8 @@ class _Planner:
         return self._spans[kernel] is not None
 
     def _plan(self, launches: Sequence[Launch]) -> _Candidate | None:
-        """The launches in as few turns as leave other values room in the second-level cache; None
-        if even with one item per turn the windows are larger than that cache, and than a share of
+        """The launches in as few rounds as leave other values room in the second-level cache; None
+        if even with one item per round the windows are larger than that cache, and than a share of
         the last one. (With windows of 1.6 times that cache four images of 120 x 120 x 192 take 0.84
         times as long as without.)"""
         inside = {launch.values[-1] for launch in launches[:-1]}
@@ -174,20 +174,22 @@ class _Planner:
         room = self.target.l2_bytes * 5 // 8 - weights
         most = max(self.target.l2_bytes - weights, self.target.last_cache // SHARES)
 
-        def chain(turns: int) -> _Candidate:
-            return _Candidate(tuple(launches), *self._by_turns(launches, turns), saved)
+        def chain(rounds: int) -> _Candidate:
+            return _Candidate(tuple(launches), *self._in_rounds(launches, rounds), saved)
 
         numbers = _numbers(launches[-1].kernel.parallel_extent)
-        first = bisect_left(numbers, True, key=lambda turns: chain(turns).room <= room)
+        first = bisect_left(numbers, True, key=lambda rounds: chain(rounds).room <= room)
         found = chain(numbers[min(first, len(numbers) - 1)])
         return found if found.room <= most else None
 
-    def _by_turns(self, launches: Sequence[Launch], turns: int) -> tuple[Array, tuple[_Moved, ...]]:
-        """The items of every turn, and the windows. They are found from the last launch to the
+    def _in_rounds(
+        self, launches: Sequence[Launch], rounds: int
+    ) -> tuple[Array, tuple[_Moved, ...]]:
+        """The items of every round, and the windows. They are found from the last launch to the
         first."""
         extent = dims.number(launches[-1].kernel.parallel_extent)
-        bounds = np.arange(turns + 1) * extent // turns
-        items = np.zeros((turns, len(launches), 2), np.int64)
+        bounds = np.arange(rounds + 1) * extent // rounds
+        items = np.zeros((rounds, len(launches), 2), np.int64)
         items[:, -1] = np.stack([bounds[:-1], bounds[1:]], 1)
         windows: list[_Moved] = []
         for number in reversed(range(len(launches) - 1)):
@@ -202,7 +204,7 @@ class _Planner:
         return items, tuple(reversed(windows))
 
     def _wanted(self, value: Value, readers: Sequence[Launch], items: Array) -> tuple[Array, Array]:
-        """The first and the last element of a value that each turn reads."""
+        """The first and the last element of a value that each round reads."""
         lows, highs = [], []
         for number, reader in enumerate(readers):
             for buffer, each in zip(reader.kernel.buffers, reader.values):
@@ -220,7 +222,7 @@ class _Planner:
     def _chain(self, chain: _Candidate) -> Chain:
         """A chain as a step of the program."""
         shares = max(1, min(SHARES, len(chain.items), chain.saved // chain.room))
-        items = tuple(tuple((a, b) for a, b in turn) for turn in chain.items.tolist())
+        items = tuple(tuple((a, b) for a, b in each) for each in chain.items.tolist())
         windows = tuple(
             Window(w.value, w.size, tuple(w.begins.tolist()), tuple(w.kept.tolist()))
             for w in chain.windows
@@ -231,8 +233,7 @@ class _Planner:
         return Chain(launches, items, windows, memory, shares)
 
     def _keeping(self, launch: Launch) -> Launch:
-        """The launch with a kernel that does not store past the caches, because the results are
-        read soon."""
+        """The launch with a kernel without streaming stores, because the results are read soon."""
         kernel = launch.kernel
         if not any(isinstance(statement, Stream) for statement in walk(kernel.body)):
             return launch
@@ -269,7 +270,7 @@ def _touching(steps: Sequence[Step]) -> _Touching:
 
 
 def _window(value: Value, low: Array, high: Array) -> _Moved:
-    """The window that holds the elements from `low` to `high` of each turn. It begins at a cache
+    """The window that holds the elements from `low` to `high` of each round. It begins at a cache
     line."""
     size = value.type.dtype.bytes
     begins = low * size // CACHE_LINE * CACHE_LINE
@@ -280,9 +281,9 @@ def _window(value: Value, low: Array, high: Array) -> _Moved:
 
 
 def _numbers(extent: Size) -> list[int]:
-    """The numbers of turns to try for so many items, in ascending order."""
+    """The numbers of rounds to try for so many items, in ascending order."""
     assert isinstance(extent, int)
-    most = min(extent, MOST_TURNS)
+    most = min(extent, MOST_ROUNDS)
     found = [SHARES]
     while found[-1] < most:
         found.append(found[-1] * 5 // 4)

@@ -289,7 +289,7 @@ def _block_of(product: TiledProduct, target: Target) -> _Block | None:
     contraction, tiling = product.contraction, product.tiling
     (axis,) = contraction.rows
     sizes = axis.extent, contraction.columns, contraction.depth_extent
-    if tiling.stretch is not None or not all(isinstance(size, int) for size in sizes):
+    if tiling.depth_block is not None or not all(isinstance(size, int) for size in sizes):
         return None
     rows, columns, depth = map(dims.number, sizes)
     if columns > MOST_COLUMNS:

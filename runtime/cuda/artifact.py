@@ -174,10 +174,10 @@ class DeviceProgram:
     required: tuple[Required, ...] = ()
 
 
-def stretches(steps: Sequence[DeviceStep]) -> tuple[tuple[DeviceStep, ...], ...]:
+def segments(steps: Sequence[DeviceStep]) -> tuple[tuple[DeviceStep, ...], ...]:
     """The steps cut where the host must know what the device has computed.
 
-    A stretch is nothing but launches and copies, which can be recorded once and replayed; or it is
+    A segment is nothing but launches and copies, which can be recorded once and replayed; or it is
     one step of another kind.
     """
     found: list[tuple[DeviceStep, ...]] = []

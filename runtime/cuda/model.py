@@ -27,7 +27,7 @@ from bessemer.runtime.cuda.artifact import (
     DeviceProgram,
     DeviceStep,
     is_straight,
-    stretches,
+    segments,
 )
 from bessemer.runtime.cuda.device import Memory, check_level
 from bessemer.runtime.cuda.driver import DeviceMemoryError, Driver
@@ -90,7 +90,7 @@ class DeviceModel:
         if weights.nbytes:
             driver.copy_in(self._weights, weights, self._stream)
             driver.synchronize(self._stream)
-        self._stretches = stretches(program.steps)
+        self._segments = segments(program.steps)
         # Only where a step can fail at all are there cells to clear and to look at.
         can_fail = any(kernel.messages for kernel in program.kernels)
         self._numbers = {id(step): k for k, step in enumerate(launches(program.steps))}
@@ -330,7 +330,7 @@ class DeviceModel:
 
     def _carry_out(self, run: DeviceRun) -> None:
         """The steps: what can be recorded is recorded the first time, and then replayed."""
-        for number, steps in enumerate(self._stretches):
+        for number, steps in enumerate(self._segments):
             if not is_straight(steps[0]):
                 run.steps(steps)
                 continue
@@ -340,7 +340,7 @@ class DeviceModel:
             if graph is None:
                 graph = self._recorded(run, steps)
                 self._graphs[key] = graph
-                while len(self._graphs) > MOST_GRAPHS * len(self._stretches):
+                while len(self._graphs) > MOST_GRAPHS * len(self._segments):
                     self._driver.destroy_graph(self._graphs.popitem(last=False)[1])
             else:
                 self._graphs.move_to_end(key)

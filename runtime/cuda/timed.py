@@ -66,7 +66,7 @@ class TimedModel(DeviceModel):
         """Seconds of a run on the device's arrays: that of its graph, where it is one. `out` has
         None for outputs that have no place there."""
         driver, stream = self._driver, self._stream
-        straight = len(self._stretches) == 1 and is_straight(self._stretches[0][0])
+        straight = len(self._segments) == 1 and is_straight(self._segments[0][0])
         if not straight or any(array is None for array in out):
             runs = [
                 elapsed(driver, stream, lambda: self.run(inputs, out))

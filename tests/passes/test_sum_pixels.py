@@ -14,10 +14,10 @@ from tests.pass_runs import Case, N, changed, lines, widen
         ((1, 100, 64, 32), (1, 2), [(2,), (1,)]),  # the rows' sums first
         ((N, 100, 64, 32), (1, 2), [(2,), (1,)]),
         ((1, 4, 100, 16, 32), (1, 2, 3), [(1, 3), (1,)]),  # of 100 rows, not of four planes
-        ((1, 6000, 32), (1,), [(2,), (1,)]),  # 60 stretches of 100
+        ((1, 6000, 32), (1,), [(2,), (1,)]),  # 60 blocks of 100
         ((1, 6007, 32), (1,), None),  # a prime number
         ((8, 100, 64, 32), (1, 2), None),  # eight images are items enough
-        ((1, 32, 16, 512), (1, 2), None),  # so are eight stretches of channels
+        ((1, 32, 16, 512), (1, 2), None),  # so are eight blocks of channels
         ((1, 20, 20, 32), (1, 2), None),  # not worth a launch
         ((N, 64, 100, 32), (0, 1, 2), None),
         ((1, 32, 100, 64), (2, 3), None),

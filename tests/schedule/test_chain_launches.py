@@ -1,4 +1,4 @@
-"""Kernels by turns: what they compute is what they compute one after the other."""
+"""Kernels in rounds: what they compute is what they compute one after the other."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _chains(program: Program) -> list[Chain]:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
+def test_results_are_onnxruntime_s_and_the_same_bits_in_rounds(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = NETS[name]().model()

@@ -95,7 +95,7 @@ NARROW: tuple[Product | Convolution, ...] = tuple(
 )
 """Sums of groups, with and without rests."""
 
-# Deeper sums than several stretches are for machine code: the interpreter takes a second each.
+# Deeper sums than several depth blocks are for machine code: the interpreter takes a second each.
 INTERPRETED = [c for c in (*CASES, *NARROW) if isinstance(c, Convolution) or c.k <= 2500]
 # What a processor has for narrow types changes nothing for the others.
 COMPILED = [
@@ -310,13 +310,13 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gradient of weights, [depth, m] transposed times [depth, n]: of every line, a tile takes a
-    part. All lines are asked for but those of the first stretch of each block's first tile."""
+    part. All lines are asked for but those of the first depth block of each block's first tile."""
     monkeypatch.setattr(tiles, "LONGEST_SCATTERED", 32)
-    monkeypatch.setattr(tiles, "SCATTERED_STRETCH", 16)
+    monkeypatch.setattr(tiles, "SCATTERED_DEPTH_BLOCK", 16)
     m, depth = 130, 48
     work = draft_of(Buffer("a", f32, (depth, m)), (RowAxis(m, 1),), (DepthAxis(depth, m),), 5)
     tiling = plan(work, SMALL_CACHE)
-    assert (tiling.block, tiling.stretch, cut_evenly(m, tiling.height).height) == (3, 16, 26)
+    assert (tiling.block, tiling.depth_block, cut_evenly(m, tiling.height).height) == (3, 16, 26)
     x = rng.standard_normal((depth, m)).astype(np.float32)
     lines = _fetched(work, x, SMALL_CACHE, rng)
     for line in set(range(depth * m // 16)) - lines:

@@ -44,7 +44,7 @@ def _product(left: tuple[int, ...], right: tuple[int, ...], dtype: DType = f32) 
 @pytest.mark.parametrize(
     ("left", "right", "dtype"),
     [
-        ((64, 784), (784, 512), f32),  # stretches of 196
+        ((64, 784), (784, 512), f32),  # depth blocks of 196
         ((17, 300), (300, 320), f32),
         ((2, 64, 392), (2, 392, 512), f32),
         ((100, 77), (77, 2048), f32),

@@ -3,7 +3,7 @@
     void NAME(ptr buffers, ptr dims, i64 begin, i64 end)      shares begin .. end-1
 
 `buffers` holds the addresses of all launches' buffers, launch by launch, and then that of the
-windows' memory. A call uses the windows of its first share. For each turn, a table says where each
+windows' memory. A call uses the windows of its first share. For each round, a table says where each
 window begins and how much of it is kept, and then which items each launch computes. Further tables
 hold the sizes of the launches that have any; all of these are known.
 """
@@ -36,10 +36,10 @@ def places(step: Chain) -> Iterator[tuple[int, Launch]]:
 def _table(step: Chain, name: str) -> str:
     rows = [
         [
-            *(n for window in step.windows for n in (window.begins[turn], window.kept[turn])),
+            *(n for window in step.windows for n in (window.begins[number], window.kept[number])),
             *(n for pair in items for n in pair),
         ]
-        for turn, items in enumerate(step.items)
+        for number, items in enumerate(step.items)
     ]
     numbers = [f"i64 {number}" for row in rows for number in row]
     sizes = (
@@ -55,7 +55,7 @@ def _table(step: Chain, name: str) -> str:
 
 
 class _Writer(BodyWriter):
-    """Writes the function: a loop over turns, straight code inside."""
+    """Writes the function: a loop over rounds, straight code inside."""
 
     def __init__(self, step: Chain, name: str) -> None:
         super().__init__()
@@ -68,21 +68,21 @@ class _Writer(BodyWriter):
         step = self.step
         self.begin("entry")
         memory = self._enter()
-        first, last = (self._turn_of(share) for share in ("%begin", "%end"))
+        first, last = (self._round_of(share) for share in ("%begin", "%end"))
         self.put("br label %test")
         self.begin("test")
-        self.put(f"%turn = phi i64 [ {first}, %entry ], [ %next, %ended ]")
-        going = self.let(f"icmp slt i64 %turn, {last}")
+        self.put(f"%round = phi i64 [ {first}, %entry ], [ %next, %ended ]")
+        going = self.let(f"icmp slt i64 %round, {last}")
         self.put(f"br i1 {going}, label %start, label %leave")
         self.begin("start")
-        self.put(f"%row = mul i64 %turn, {self.columns}")
-        self.put(f"%is_first = icmp eq i64 %turn, {first}")
+        self.put(f"%row = mul i64 %round, {self.columns}")
+        self.put(f"%is_first = icmp eq i64 %round, {first}")
         self._move_windows(memory)
         for number, (buffers, launch) in enumerate(places(step)):
             self._run(number, buffers, launch)
         self.put("br label %ended")
         self.begin("ended")
-        self.put("%next = add i64 %turn, 1")
+        self.put("%next = add i64 %round, 1")
         self.put("br label %test")
         self.begin("leave")
         self.put("ret void")
@@ -104,8 +104,8 @@ class _Writer(BodyWriter):
         distance = self.let(f"mul i64 %begin, {sum(window.size for window in step.windows)}")
         return self.let(f"getelementptr i8, ptr {memory}, i64 {distance}")
 
-    def _turn_of(self, share: str) -> str:
-        """The first turn of a share."""
+    def _round_of(self, share: str) -> str:
+        """The first round of a share."""
         scaled = self.let(f"mul i64 {share}, {len(self.step.items)}")
         return self.let(f"udiv i64 {scaled}, {self.step.shares}")
 
@@ -113,19 +113,19 @@ class _Writer(BodyWriter):
         return self.let(f"getelementptr i64, ptr {array}, i64 {number}")
 
     def _column(self, number: int) -> str:
-        """A number in the table's row for this turn."""
+        """A number in the table's row for this round."""
         place = self.let(f"add i64 %row, {number}")
         entry = self.let(f"getelementptr i64, ptr @{self.name}_table, i64 {place}")
         return self.let(f"load i64, ptr {entry}")
 
     def _move_windows(self, memory: str) -> None:
-        """Moves each window to its place in this turn, together with the part of its contents that
+        """Moves each window to its place in this round, together with the part of its contents that
         is kept."""
         for number, window in enumerate(self.step.windows):
             begin, kept = self._column(2 * number), self._column(2 * number + 1)
             before = self._entry("%began", number)
             keep, moved = self.label("keep"), self.label("moved")
-            # Items before a call's first turn are computed by other calls.
+            # Items before a call's first round are computed by other calls.
             nothing = self.let(f"icmp eq i64 {kept}, 0")
             none = self.let(f"or i1 %is_first, {nothing}")
             self.put(f"br i1 {none}, label %{moved}, label %{keep}")
@@ -147,7 +147,7 @@ class _Writer(BodyWriter):
             memory = self.let(f"getelementptr i8, ptr {memory}, i64 {window.size}")
 
     def _run(self, number: int, place: int, launch: Launch) -> None:
-        """Runs the items of a launch that this turn needs and that have not been computed yet."""
+        """Runs the items of a launch that this round needs and that have not been computed yet."""
         column = 2 * (len(self.step.windows) + number)
         begin, end = self._column(column), self._column(column + 1)
         done = self._entry("%done", number)

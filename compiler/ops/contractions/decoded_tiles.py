@@ -1,13 +1,13 @@
 """Products of many rows with weights of few bits, which are decoded once for all of them.
 
-    for a stretch of the depth
+    for a block of the depth
       kept = its weights as floats
       for a tile of rows
-        near = the stretch of x, next to each other
+        near = the block of x, next to each other
         sums[row, column] += near[row, k] * kept[k, column], for some columns at a time
 
 As bfloat16, weights lie in pairs of neighbours along the depth: an instruction multiplies a pair of
-x with one and adds both products to a sum, which takes half the time of float32. Sums of a stretch
+x with one and adds both products to a sum, which takes half the time of float32. Sums of a block
 are added up in the output.
 """
 
@@ -23,7 +23,7 @@ from bessemer.compiler.ir.types import DType, bf16, f32
 from bessemer.compiler.ops.contractions.nibbles import HALF, PANEL, Weights, column_store
 from bessemer.compiler.ops.contractions.row_tiles import row_tiles
 
-_STRETCH_BYTES = 1 << 14
+_BLOCK_BYTES = 1 << 14
 """Of a panel's weights, decoded at once."""
 
 
@@ -47,34 +47,34 @@ class DecodedTiles:
         return 2 if self.dtype is bf16 else 1
 
     @property
-    def stretch(self) -> int:
+    def depth_block(self) -> int:
         """The depth that is decoded at once."""
-        return _STRETCH_BYTES // (PANEL * self.dtype.bytes)
+        return _BLOCK_BYTES // (PANEL * self.dtype.bytes)
 
     def write(self, panel: Size) -> None:
         """The columns of some panels."""
-        builder, stretch, group = self.builder, self.stretch, self.group
-        kept = builder.allocate(self.dtype, (self.together, stretch // group, PANEL, group))
-        whole, rest = divmod(self.weights.depth, stretch)
+        builder, depth_block, group = self.builder, self.depth_block, self.group
+        kept = builder.allocate(self.dtype, (self.together, depth_block // group, PANEL, group))
+        whole, rest = divmod(self.weights.depth, depth_block)
         if whole:
-            self._write_stretch(kept, panel, 0, stretch, is_first=True)
+            self._write_depth_block(kept, panel, 0, depth_block, is_first=True)
         if whole > 1:
             with builder.loop(whole - 1) as number:
-                self._write_stretch(kept, panel, (number + 1) * stretch, stretch)
+                self._write_depth_block(kept, panel, (number + 1) * depth_block, depth_block)
         if rest:
-            self._write_stretch(kept, panel, whole * stretch, rest, is_first=not whole)
+            self._write_depth_block(kept, panel, whole * depth_block, rest, is_first=not whole)
 
-    def _write_stretch(
+    def _write_depth_block(
         self, kept: Buffer, panel: Size, first: Size, depth: int, is_first: bool = False
     ) -> None:
-        """Adds a stretch's sums to the output, or stores them."""
+        """Adds a block's sums to the output, or stores them."""
         builder, (groups, rest) = self.builder, divmod(depth, self.group)
         with builder.loop(self.together) as place:
             with builder.loop(groups) as k:
                 self._decode(kept, panel, place, first, k, self.group)
             if rest:
                 self._decode(kept, panel, place, first, groups, rest)
-        near = builder.allocate(self.dtype, (self.rows, self.stretch))
+        near = builder.allocate(self.dtype, (self.rows, self.depth_block))
         for row, height in row_tiles(builder, self.x.shape[0], self.rows):
             # Lines of so many rows, some power of two apart, push each other out of the cache.
             with builder.loop(height) as r, builder.loop(depth, "vector", lanes=0) as k:
@@ -103,7 +103,7 @@ class DecodedTiles:
     def _sums(
         self, kept: Buffer, near: Buffer, place: Size, column: Size, depth: int, height: int
     ) -> str:
-        """A tile's sums over a stretch: the name of their fragment."""
+        """A tile's sums over a block: the name of their fragment."""
         builder, every, group = self.builder, tuple(range(height)), self.group
         name = builder.fresh("sums")
         builder.append(loops.Fragment(name, height, self.columns, f32))

@@ -8,7 +8,7 @@ weights are units w + middle:
 
 Columns lie in wide panels of 128, four of 32; four neighbours along the depth lie together. Of four
 bits, byte 4 * c + k of a panel's step holds column c's unit in its low half and column 16 + c's in
-its high half. Those units are spread to bytes, once for all tiles of rows, a stretch of the depth
+its high half. Those units are spread to bytes, once for all tiles of rows, a block of the depth
 at a time that stays in the first-level cache. A tile of several rows has the columns of one panel,
 a single row those of a wide one.
 """
@@ -45,7 +45,7 @@ from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row
 
 GROUP = 4
 """Neighbours along the depth that are multiplied at once."""
-_STRETCH_BYTES = 1 << 14
+_BLOCK_BYTES = 1 << 14
 """Of units, spread at once."""
 _NIBBLES, _BYTES = PANEL * GROUP // 2, PANEL * GROUP
 
@@ -160,23 +160,23 @@ class _Product:
     def _write_panels(self, number: Size, place: Size, panels: int, most: int) -> None:
         blocks = self.scales.shape[1]
         assert isinstance(blocks, int)
-        some = min(max(_STRETCH_BYTES // (self.block * PANEL * panels), 1), blocks)
+        some = min(max(_BLOCK_BYTES // (self.block * PANEL * panels), 1), blocks)
         whole, rest = divmod(blocks, some)
         builder = self.builder
         kept = builder.allocate(u8, (some * self.block // GROUP, panels, _BYTES))
         factors = builder.allocate(f32, (some, panels * PANEL))
-        stretch = _Stretch(self, number, place, panels, kept, factors)
-        stretch.write(0, some, most, is_first=True)
+        depth_block = _DepthBlock(self, number, place, panels, kept, factors)
+        depth_block.write(0, some, most, is_first=True)
         if whole > 1:
             with builder.loop(whole - 1) as part:
-                stretch.write((part + 1) * some, some, most)
+                depth_block.write((part + 1) * some, some, most)
         if rest:
-            stretch.write(whole * some, rest, most)
+            depth_block.write(whole * some, rest, most)
 
 
 @dataclass(frozen=True, eq=False)
-class _Stretch:
-    """Writes the products of a stretch of the depth, for some panels of a wide one from `place`
+class _DepthBlock:
+    """Writes the products of a block of the depth, for some panels of a wide one from `place`
     on; `kept` and `factors` are for its units and scales."""
 
     product: _Product

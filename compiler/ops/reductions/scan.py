@@ -16,7 +16,7 @@ from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.rows import FEWEST_BEHIND, each_row, rows_side_by_side
 
 SIDE_BY_SIDE = 8
-"""Vectors of neighbouring rows that are added up at once: whole stretches of memory."""
+"""Vectors of neighbouring rows that are added up at once: whole blocks of memory."""
 
 
 def _infer(

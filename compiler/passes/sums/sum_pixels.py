@@ -28,8 +28,8 @@ FEWEST_ITEMS = 8
 CHANNELS = 64
 FEWEST_ELEMENTS = 1 << 17
 """The least elements of an image for which another launch pays."""
-FEWEST_ROWS, MOST_STRETCHES = 8, 64
-"""Rows, and elements of a channel that are added up in one, at least; into how many stretches one
+FEWEST_ROWS, MOST_BLOCKS = 8, 64
+"""Rows, and elements of a channel that are added up in one, at least; into how many blocks one
 axis is cut at most."""
 
 
@@ -87,7 +87,7 @@ def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
         return None
     extents = {axis: _known(x.type.shape[axis]) for axis in axes}
     if len(axes) == 1:
-        x, extents = _in_stretches(rewriter, x, axes[0])
+        x, extents = _in_blocks(rewriter, x, axes[0])
     pixels = prod(extents.values())
     for axis, rows in extents.items():
         if rows >= FEWEST_ROWS and pixels >= rows * FEWEST_ROWS:
@@ -98,11 +98,11 @@ def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
     return None
 
 
-def _in_stretches(rewriter: GraphRewriter, x: Value, axis: int) -> tuple[Value, dict[int, int]]:
+def _in_blocks(rewriter: GraphRewriter, x: Value, axis: int) -> tuple[Value, dict[int, int]]:
     """An axis as two, with the largest possible number of parts, and their extents; the axis itself
     if its extent is prime."""
     shape, extent = x.type.shape, _known(x.type.shape[axis])
-    count = max(n for n in range(1, MOST_STRETCHES + 1) if extent % n == 0)
+    count = max(n for n in range(1, MOST_BLOCKS + 1) if extent % n == 0)
     if count < FEWEST_ROWS:
         return x, {axis: extent}
     cut = (*shape[:axis], count, extent // count, *shape[axis + 1 :])

@@ -37,7 +37,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     walk_of,
 )
 from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
-from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
+from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tile_sums import TileWriter
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.targets.machine import Target
@@ -213,27 +213,27 @@ class _Writer:
         return -(-(columns % panel) // self.tiling.lanes) * self.tiling.lanes
 
     def _tiles(self, place: Place, first: Size, count: Size) -> None:
-        """Writes all sums of a block of tiles, and their epilogue. A sum that is cut into stretches
-        is added up in an array on the stack: one pass over the tiles for each stretch, then one for
-        the epilogues."""
+        """Writes all sums of a block of tiles, and their epilogue. A sum that is cut into depth
+        blocks is added up in an array on the stack: one pass over the tiles for each depth block,
+        then one for the epilogues."""
         sums, depth = self.sums, self.walk.depth
-        if self.tiling.stretch is None:
+        if self.tiling.depth_block is None:
             begin = self.contraction.first_step
-            whole = Stretch(depth, 0, begin, self.contraction.depth_steps)
+            whole = DepthBlock(depth, 0, begin, self.contraction.depth_steps)
             self._each(place, first, count, partial(sums.write, depth=whole))
             return
         rows = self.cut.height * self.walk.unit
         shape = (self.tiling.block * rows, place.width)
         memory = self.builder.allocate(self.contraction.dtype, shape)
         sums.clear(memory, count * rows)
-        for part, ahead in self._stretches(self.tiling.stretch):
+        for part, ahead in self._depth_blocks(self.tiling.depth_block):
             work = partial(sums.write_part, depth=part, sums=memory)
             self._each(place, first, count, work, ahead)
         self._each(place, first, count, partial(sums.write_end, sums=memory))
 
-    def _stretches(self, length: int) -> Iterator[tuple[Stretch, Size]]:
-        """Opens the loop over the stretches of the depth. Yields the current stretch, and the
-        distance in `a` from it to the next one."""
+    def _depth_blocks(self, length: int) -> Iterator[tuple[DepthBlock, Size]]:
+        """Opens the loop over the depth blocks. Yields the current depth block, and
+        the distance in `a` from it to the next one."""
         group, first = self.contraction.group, self.contraction.first_step
         run, *others = self.walk.depth
         if others:
@@ -241,7 +241,7 @@ class _Writer:
             with self.builder.loop(run.extent) as step:
                 begin = first + step * steps
                 place, tap = step * run.a_stride, (run, step)
-                yield Stretch(tuple(others), place, begin, steps, tap), run.a_stride
+                yield DepthBlock(tuple(others), place, begin, steps, tap), run.a_stride
             return
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length
@@ -249,11 +249,11 @@ class _Writer:
             axis = DepthAxis(extent, run.a_stride)
             steps = dims.ceildiv(extent, group)
             at = first + step * (length // group)
-            yield Stretch((axis,), begin * run.a_stride, at, steps), length * run.a_stride
+            yield DepthBlock((axis,), begin * run.a_stride, at, steps), length * run.a_stride
 
     def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
         """Calls `work` in a loop over all tiles of a block. After the last tile the next thing that
-        is read is the first one again, `ahead` elements further in `a` (the next stretch)."""
+        is read is the first one again, `ahead` elements further in `a` (the next depth block)."""
         with self.builder.loop(count) as tile:
             outer, along = self._where(first + tile)
             share = dims.minimum(tile, self.sums.shares - 1)

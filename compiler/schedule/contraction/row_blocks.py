@@ -74,14 +74,14 @@ def weight_bytes(contraction: Contraction) -> int:
 
 
 def block_of(
-    contraction: Contraction, walk: Walk, grid: Grid, stretch: int | None, target: Target
+    contraction: Contraction, walk: Walk, grid: Grid, depth_block: int | None, target: Target
 ) -> int:
     """The number of tiles in a block of rows, such that a block stays in the second-level cache
-    while all of `b` is multiplied with it. `stretch` is the length of the stretches of the depth
-    (None: the depth is summed at once)."""
+    while all of `b` is multiplied with it. `depth_block` is the length of the depth blocks (None:
+    the depth is summed at once)."""
     depth, columns = known(contraction.depth_extent), known(contraction.columns)
-    # If sums are added up in stretches, only one stretch of the rows is in use at a time.
-    passes = 1 if stretch is None else max(1, depth // stretch)
+    # If sums are added up in depth blocks, only one depth block of the rows is in use at a time.
+    passes = 1 if depth_block is None else max(1, depth // depth_block)
     room = target.l2_bytes * 3 // 8 * passes
     weights = weight_bytes(contraction)
     fewest = _FEWEST_TILES[weights > _IN_LAST_CACHE]

@@ -19,7 +19,7 @@ class Place:
 
     `a_base` and `b_base` are the flat offsets in `a` of the batch's first row and in `b` of the
     panel, `column` is the panel's first column, and `width` the width of the fragments in columns.
-    `tile` is the tile's number in the block; `share` says which part of b's next stretch it
+    `tile` is the tile's number in the block; `share` says which part of b's next depth block it
     prefetches.
     """
 
@@ -50,13 +50,13 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class DepthBlock:
     """A part of the depth that is summed up at once: its axes, where it begins in `a` (`a_offset`),
     and its first step in the panel (`begin`).
 
     A step is a group of products. `length` is the number of steps; the prefetches assume that as
-    many follow in `b`, in this panel or in the next. `tap` is (axis, index) if the stretch is one
-    tap along an axis that is not among `axes`.
+    many follow in `b`, in this panel or in the next. `tap` is (axis, index) if the depth block is
+    one tap along an axis that is not among `axes`.
     """
 
     axes: tuple[DepthAxis, ...]

@@ -7,8 +7,8 @@
 
 microkernel.py calls this for each tile. A tile with few rows has several fragments, to which the
 steps are added alternately: a single sum would wait for the arithmetic unit at each step. A very
-long sum is added up in stretches, each from 0, because rounding errors grow with the length of a
-sum; between the stretches, the sums of a block are in memory.
+long sum is added up in depth blocks, each from 0, because rounding errors grow with the length of a
+sum; between the depth blocks, the sums of a block are in memory.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from bessemer.compiler.schedule.contraction.epilogue_prefetches import (
 )
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.taps_inside import taps_inside
-from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
+from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is added up: a stretch of the depth, to the fragments of a tile, alternately."""
+    """What is added up: a depth block, to the fragments of a tile, alternately."""
 
     place: Place
     tile: Tile
     fragments: Sequence[str]
-    depth: Stretch
+    depth: DepthBlock
 
 
 @dataclass(frozen=True, eq=False)
 class TileWriter:
     """Writes the sums of tiles to a kernel. Either `write` computes a tile at once, or `clear`,
-    `write_part` for each stretch of the depth, and `write_end` do."""
+    `write_part` for each depth block, and `write_end` do."""
 
     contraction: Contraction
     tiling: Tiling
@@ -64,8 +64,8 @@ class TileWriter:
 
     @property
     def shares(self) -> int:
-        """Into how many parts the prefetches of b's next stretch are divided; each tile of a block
-        issues one part."""
+        """Into how many parts the prefetches of b's next depth block are divided; each tile of a
+        block issues one part."""
         most = max(1, self.tiling.unroll * self._step_bytes // CACHE_LINE)
         shares = 1
         while shares * 2 <= min(self.tiling.block, most) and self.tiling.panel % (shares * 2) == 0:
@@ -77,7 +77,7 @@ class TileWriter:
         """The bytes of `b` that one step of the depth reads."""
         return self.tiling.panel * self.contraction.group * self.contraction.b.dtype.bytes
 
-    def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
+    def write(self, place: Place, tile: Tile, depth: DepthBlock) -> None:
         """Writes the whole sums of a tile, and their epilogue."""
         fragments = self._fragments(place, tile)
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
@@ -103,9 +103,9 @@ class TileWriter:
         with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
             self.builder.store(sums, (row, column), constant(0, self.contraction.dtype))
 
-    def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
-        """Sums up one stretch of a tile from 0, and adds that to the partial sums in memory, unless
-        the stretch is a tap through which the tile sees padding only."""
+    def write_part(self, place: Place, tile: Tile, depth: DepthBlock, sums: Buffer) -> None:
+        """Sums up one depth block of a tile from 0, and adds that to the partial sums in memory,
+        unless the depth block is a tap through which the tile sees padding only."""
         if depth.tap is None or depth.tap[0].image is None:
             self._add_part(place, tile, depth, sums)
             return
@@ -114,7 +114,7 @@ class TileWriter:
         with self.builder.when(within(tap - first, count)):
             self._add_part(place, tile, depth, sums)
 
-    def _add_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
+    def _add_part(self, place: Place, tile: Tile, depth: DepthBlock, sums: Buffer) -> None:
         fragments = self._fragments(place, tile)
         self._add_up(_Work(place, tile, fragments, depth))
         column = self.builder.index(place.width)
@@ -145,7 +145,7 @@ class TileWriter:
         return names
 
     def _add_up(self, work: _Work) -> None:
-        """Sets the fragments to 0, and adds the stretch."""
+        """Sets the fragments to 0, and adds the depth block."""
         width, depth = work.place.width, work.depth
         for name in work.fragments:
             column = self.builder.index(width)
@@ -154,7 +154,7 @@ class TileWriter:
         self._depth(work, depth.axes, depth.a_offset, 0)
 
     def _depth(self, work: _Work, axes: Sequence[DepthAxis], a_offset: Size, k: Size) -> None:
-        """Writes the loops over these axes of a stretch, whose steps begin with number `k`."""
+        """Writes the loops over these axes of a depth block, whose steps begin with number `k`."""
         first, *others = axes
         if not others:
             self._run(work, a_offset, k)
@@ -206,7 +206,7 @@ class TileWriter:
             i = first + number
             if self.tiling.prefetch:
                 self._prefetch(work, k + i * unroll)
-            if self.tiling.stretch is None and len(depth.axes) == 1:
+            if self.tiling.depth_block is None and len(depth.axes) == 1:
                 iteration = Iteration(number, count)
                 for hint in epilogue_prefetches(
                     self.contraction, self.target, place, tile, iteration
@@ -237,7 +237,7 @@ class TileWriter:
         return first, self.builder.local(end - first)
 
     def _step(self, work: _Work, fragment: str, a_offset: Size, k: Size, terms: int | None) -> None:
-        """The products of step `k` of the stretch. `terms` is the number of products of a last
+        """The products of step `k` of the depth block. `terms` is the number of products of a last
         group that is not whole, else None."""
         tile = work.tile
         group, step = self.contraction.group, self.contraction.b_step
@@ -270,7 +270,7 @@ class TileWriter:
             self.builder.append(loops.Prefetch(self.contraction.a, begin + place, 2))
 
     def _prefetch(self, work: _Work, k: Size) -> None:
-        """Prefetches this tile's share of the part of `b` that follows the current stretch."""
+        """Prefetches this tile's share of the part of `b` that follows the current depth block."""
         if self.contraction.b_step is not None:
             self._prefetch_rows(work, k, self.contraction.b_step)
             return
@@ -283,9 +283,9 @@ class TileWriter:
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
 
     def _prefetch_rows(self, work: _Work, k: Size, step: Size) -> None:
-        """The same for a `b` that is not packed: the rows of the next stretch, or after the last
-        stretch those of the next panel. The next panel is of the same matrix, because another core
-        may be at work on the next matrix and would lose the lines."""
+        """The same for a `b` that is not packed: the rows of the next depth block, or after the
+        last depth block those of the next panel. The next panel is of the same matrix, because
+        another core may be at work on the next matrix and would lose the lines."""
         place, depth = work.place, work.depth
         line = CACHE_LINE // self.contraction.b.dtype.bytes
         lines = max(1, self.tiling.panel // line)

@@ -32,17 +32,17 @@ from bessemer.compiler.schedule.contraction.row_blocks import (
 )
 from bessemer.compiler.targets.machine import CACHE_LINE, PAGE, Target
 
-# Sums of more products than LONGEST_CHAIN are added up in stretches of about STRETCH, so that
-# rounding errors stay below 1e-6 of the norm.
+# Sums of more products than LONGEST_CHAIN are added up in depth blocks of about DEPTH_BLOCK, so
+# that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
-STRETCH = 1024
+DEPTH_BLOCK = 1024
 # If `a` is transposed, every step of the depth reads another cache line, which holds that step of
-# the next rows, too. A stretch of all rows should then stay in the second-level cache: 25088 steps
-# of 256 rows, 126 GFLOP/s with long stretches, 168 with these. (1600 steps, two threads: 412
-# GFLOP/s at once, 440 in stretches; one thread: 219 and 222.) If the steps are less than _SCATTERED
-# elements apart, summing at once is as fast (8192 steps of 96 rows: both 1.96 ms) and needs no
-# partial sums.
-SCATTERED_STRETCH = 256
+# the next rows, too. A depth block of all rows should then stay in the second-level cache: 25088
+# steps of 256 rows, 126 GFLOP/s with long depth blocks, 168 with these. (1600 steps, two threads:
+# 412 GFLOP/s at once, 440 in depth blocks; one thread: 219 and 222.) If the steps are less than
+# _SCATTERED elements apart, summing at once is as fast (8192 steps of 96 rows: both 1.96 ms) and
+# needs no partial sums.
+SCATTERED_DEPTH_BLOCK = 256
 LONGEST_SCATTERED = 1024
 _SCATTERED = 128
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
@@ -78,10 +78,10 @@ class Tiling:
     """The choices for one contraction. `height` is in rows, `block` in tiles.
 
     `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps in
-    the innermost loop's body. A sum is added up in stretches of at most `stretch` steps each, or at
-    once if that is None. (If the depth has several axes, a stretch is one step of the outermost.)
-    With `prefetch`, the next part of `b` is prefetched into the second-level cache; with
-    `fetches_rows`, the next tile's part of `a` is, too.
+    the innermost loop's body. A sum is added up in depth blocks of at most `depth_block` steps
+    each, or at once if that is None. (If the depth has several axes, a depth block is one step of
+    the outermost.) With `prefetch`, the next part of `b` is prefetched into the second-level cache;
+    with `fetches_rows`, the next tile's part of `a` is, too.
     """
 
     lanes: int
@@ -90,7 +90,7 @@ class Tiling:
     block: int
     unroll: int
     prefetch: bool
-    stretch: int | None = None
+    depth_block: int | None = None
     fetches_rows: bool = False
 
 
@@ -158,10 +158,10 @@ def plan(
     cut = cut_evenly(walk.axis.extent, height // walk.unit)
     rows = cut.height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
-    stretch = stretch_length(contraction, sums)
+    depth_block = depth_block_length(contraction, sums)
     grid = grid_of(contraction, walk, cut, panel, threads)
-    block = block_of(contraction, walk, grid, stretch, target)
-    if stretch is not None:
+    block = block_of(contraction, walk, grid, depth_block, target)
+    if depth_block is not None:
         most = max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
         block = at_most(most, block, grid)
     return Tiling(
@@ -171,8 +171,8 @@ def plan(
         block=block,
         unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
         prefetch=weight_bytes(contraction) > (_NEAR if rows > _FEW_ROWS else _NEAR_OF_FEW_ROWS),
-        stretch=stretch,
-        fetches_rows=_fetches_rows(contraction, walk, stretch, panel, target),
+        depth_block=depth_block,
+        fetches_rows=_fetches_rows(contraction, walk, depth_block, panel, target),
     )
 
 
@@ -188,7 +188,7 @@ def _even_height(contraction: Contraction, walk: Walk, height: int) -> int:
 
 
 def _fetches_rows(
-    contraction: Contraction, walk: Walk, stretch: int | None, panel: int, target: Target
+    contraction: Contraction, walk: Walk, depth_block: int | None, panel: int, target: Target
 ) -> bool:
     """Whether the rows of `a` should be prefetched: they are not in the second-level cache, the
     processor does not foresee the order in which they are read, and a large enough part of all
@@ -200,7 +200,12 @@ def _fetches_rows(
     if _is_across(walk, contraction.a.dtype):
         return True
     panels = dims.ceildiv(contraction.columns, panel)
-    return stretch is None and _is_piece(walk) and isinstance(panels, int) and panels <= _FEW_PANELS
+    return (
+        depth_block is None
+        and _is_piece(walk)
+        and isinstance(panels, int)
+        and panels <= _FEW_PANELS
+    )
 
 
 def _is_across(walk: Walk, dtype: DType) -> bool:
@@ -239,8 +244,8 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     return count
 
 
-def stretch_length(contraction: Contraction, chains: int) -> int | None:
-    """The length of the stretches in which a sum is added up; None if it is added up at once.
+def depth_block_length(contraction: Contraction, chains: int) -> int | None:
+    """The length of the depth blocks in which a sum is added up; None if it is added up at once.
 
     Integer sums are exact, and sums of 16-bit floats are much more precise than the numbers in
     them, so these are not cut.
@@ -249,11 +254,11 @@ def stretch_length(contraction: Contraction, chains: int) -> int | None:
     if contraction.dtype is not f32 or contraction.a.dtype.bits < 32:
         return None
     if not isinstance(depth, int):
-        return STRETCH * chains
+        return DEPTH_BLOCK * chains
     *outer, run = merge_depth(contraction.depth)
     is_scattered = not outer and isinstance(run.a_stride, int) and run.a_stride >= _SCATTERED
     if depth < (LONGEST_SCATTERED if is_scattered else LONGEST_CHAIN) * chains:
         return None
-    length = SCATTERED_STRETCH if is_scattered else STRETCH
+    length = SCATTERED_DEPTH_BLOCK if is_scattered else DEPTH_BLOCK
     even = ceil(depth / ceil(depth / (length * chains)))
     return (even + 3) // 4 * 4

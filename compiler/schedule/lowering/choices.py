@@ -66,10 +66,10 @@ class Choices:
         model = plan(work, target)
         shape = _shape(wanted, model)
         chosen = model if shape == _shape({}, model) else plan(work, target, shape=shape)
-        if work.dtype.is_float and chosen.stretch != model.stretch:
-            # Where the model cuts sums into stretches, a tuning may not undo that: longer chains of
-            # additions have larger rounding errors.
-            chosen = replace(chosen, stretch=chosen.stretch or model.stretch)
+        if work.dtype.is_float and chosen.depth_block != model.depth_block:
+            # Where the model cuts sums into depth blocks, a tuning may not undo that: longer chains
+            # of additions have larger rounding errors.
+            chosen = replace(chosen, depth_block=chosen.depth_block or model.depth_block)
         chosen = replace(
             chosen,
             block=wanted.get("block", chosen.block),

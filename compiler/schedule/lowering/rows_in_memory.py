@@ -2,8 +2,8 @@
 (grouping/few_rows.py).
 
 The lines of a panel are then as far apart as the rows of the operand. If that is a power of two,
-they fall into few sets of a cache. So the depth is cut into stretches. The second-level cache can
-hold the lines of one stretch, which all tiles of a block use, and those of the next.
+they fall into few sets of a cache. So the depth is cut into blocks. The second-level cache can
+hold the lines of one depth block, which all tiles of a block use, and those of the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from bessemer.compiler.schedule.grouping.views import source_of
 from bessemer.compiler.targets.machine import Target
 
 _SHORTEST, _LONGEST = 64, 256
-"""Steps of a stretch. If they were shorter, adding partial sums would take longer than packing."""
+"""Steps of a depth block. If they were shorter, adding partial sums would take longer than
+packing."""
 
 
 def in_memory(
@@ -37,15 +38,15 @@ def in_memory(
     *outer, step, _ = source.strides
     columns, depth = right.type.shape[-1], right.type.shape[-2]
     assert isinstance(step, int) and isinstance(columns, int) and isinstance(depth, int)
-    if columns % tiling.panel or len(draft.depth) != 1 or draft.group != 1 or tiling.stretch:
+    if columns % tiling.panel or len(draft.depth) != 1 or draft.group != 1 or tiling.depth_block:
         return None
     longest = min(_LONGEST, target.l2_bytes // (2 * step * right.type.dtype.bytes))
     if longest < _SHORTEST:
         return None
-    stretch = None
+    depth_block = None
     if depth > longest:
-        stretches = -(-depth // longest)
-        stretch = -(-depth // (stretches * tiling.unroll)) * tiling.unroll
+        blocks = -(-depth // longest)
+        depth_block = -(-depth // (blocks * tiling.unroll)) * tiling.unroll
     distance = outer[0] if outer else 0
     reading = replace(draft, b_step=step, b_distance=distance)
-    return source.value, reading, replace(tiling, stretch=stretch, fetches_rows=False)
+    return source.value, reading, replace(tiling, depth_block=depth_block, fetches_rows=False)

@@ -186,7 +186,7 @@ class _Writer:
                     self._transform(builder, replace(place, first=first.index))
                     contraction = self._products(place)
                     tiling = plan(contraction, self.target, 1)
-                    tiling = replace(tiling, block=items.channels, stretch=None, prefetch=False)
+                    tiling = replace(tiling, block=items.channels, depth_block=None, prefetch=False)
                     write_contraction(builder, contraction, tiling, self.target)
                 if epilogue is not None:
                     self._finish(builder, place, epilogue)

@@ -24,7 +24,7 @@ from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.interleave import COLUMN_INTERLEAVE, SUM_INTERLEAVE
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
-from bessemer.compiler.schedule.nests.partial_sums import stretch_of
+from bessemer.compiler.schedule.nests.partial_sums import summation_block
 
 FEWEST_ROWS = 64
 """With fewer, a part of a row's columns is read soon after the part before."""
@@ -106,14 +106,14 @@ class _ColumnSums:
         rows = dims.number(dims.product(map(extent_of, node.over)))
         total = builder.allocate(node.dtype, (self.columns,))
         self._set(total, lambda _: expr.constant(0, node.dtype))
-        stretch = stretch_of(node, rows)
-        if not stretch:
+        length = summation_block(node, rows)
+        if not length:
             self._add_rows(total, 0, rows, hoisted)
         else:
             part = builder.allocate(node.dtype, (self.columns,))
-            with builder.loop(dims.ceildiv(rows, stretch)) as block:
-                begin = block * stretch
-                count: Size = dims.minimum(rows - begin, stretch) if rows % stretch else stretch
+            with builder.loop(dims.ceildiv(rows, length)) as block:
+                begin = block * length
+                count: Size = dims.minimum(rows - begin, length) if rows % length else length
                 self._set(part, lambda _: expr.constant(0, node.dtype))
                 self._add_rows(part, begin, count, hoisted)
                 self._set(total, lambda column: total[column] + part[column])

@@ -17,7 +17,7 @@ from bessemer.compiler.ir.loops import Accumulate, LoopKind
 from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
-from bessemer.compiler.schedule.nests.partial_sums import is_longer, stretch_of
+from bessemer.compiler.schedule.nests.partial_sums import is_longer, summation_block
 
 
 def write_reduction(
@@ -30,7 +30,7 @@ def write_reduction(
     if unrolled and node.name in ("max", "min") and node.dtype.is_float:
         return _extreme(builder, node, spell)
     accumulator = builder.define(expr.neutral(node.name, node.dtype), "acc")
-    stretch = stretch_of(node, steps)
+    block_steps = summation_block(node, steps)
 
     def nest(over: tuple[Symbol, ...], values: dict[Atom, Size], total: str) -> None:
         if not over:
@@ -39,8 +39,8 @@ def write_reduction(
             return
         extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
         block = 0
-        if stretch and is_longer(extent * inside, stretch):
-            block = max(stretch // inside, 1) if isinstance(inside, int) else 1
+        if block_steps and is_longer(extent * inside, block_steps):
+            block = max(block_steps // inside, 1) if isinstance(inside, int) else 1
         if not block:
             kind: LoopKind = "unroll" if unrolled else "serial"
             with builder.loop(extent, kind) as index:

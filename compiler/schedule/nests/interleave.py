@@ -8,7 +8,7 @@ from bessemer.compiler.ir.dims import Size
 SUM_INTERLEAVE = 4
 """Vectors that a reduction adds up side by side, because each sum waits for its last addition."""
 COLUMN_INTERLEAVE = 8
-"""Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
+"""Vectors of columns that are summed up at once: neighbours, so that whole blocks of a row are
 read before the next one."""
 PASS_INTERLEAVE = 4
 """The same where functions are computed, whose chains of operations are long."""

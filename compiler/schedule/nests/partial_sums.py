@@ -8,11 +8,11 @@ import math
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Reduce
 
-SHORTEST_STRETCH = 64
+SHORTEST_BLOCK = 64
 """The least number of steps after which a sum begins anew."""
 
 
-def stretch_of(node: Reduce, steps: Size) -> int:
+def summation_block(node: Reduce, steps: Size) -> int:
     """The number of steps after which a sum begins anew, about the square root of all. 0 if it is
     short, or the reduction is not a sum of floats.
 
@@ -22,10 +22,10 @@ def stretch_of(node: Reduce, steps: Size) -> int:
     if node.name != "add" or not node.dtype.is_float:
         return 0
     if not isinstance(steps, int):
-        return 4 * SHORTEST_STRETCH
-    if steps <= 2 * SHORTEST_STRETCH:
+        return 4 * SHORTEST_BLOCK
+    if steps <= 2 * SHORTEST_BLOCK:
         return 0
-    return max(SHORTEST_STRETCH, 1 << (math.isqrt(steps).bit_length() - 1))
+    return max(SHORTEST_BLOCK, 1 << (math.isqrt(steps).bit_length() - 1))
 
 
 def is_longer(size: Size, than: int) -> bool:
