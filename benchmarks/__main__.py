@@ -32,9 +32,12 @@ Only = Annotated[
     list[str] | None, typer.Option("--only", help="Names, with * and ?; may be repeated.")
 ]
 Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads, by commas.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each system.")]
-Seconds = Annotated[float, typer.Option("--seconds", help="Length of a turn.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter turns: 3 of 0.15 s.")]
+Rounds = Annotated[
+    int,
+    typer.Option("--rounds", min=1, help="Measurements of each system."),
+]
+Seconds = Annotated[float, typer.Option("--seconds", help="Length of one measurement.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer, shorter measurements: 3 of 0.15 s.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is there already.")]
 Artifact = Annotated[
     Path,
@@ -121,15 +124,15 @@ def bars(results: Results = None) -> None:
     print_bars(all_bars(Record(results or todays_folder())))
 
 
-@app.command("turns")
-def turns_command(
+@app.command("artifacts")
+def artifacts_command(
     old: Artifact,
     new: Artifact,
     threads: Threads = "1,2",
     rounds: Rounds = 5,
     seconds: Seconds = 0.5,
 ) -> None:
-    """Two artifacts of one model in turns: whether a change made it faster."""
+    """Two artifacts of one model, run alternately: whether a change made it faster."""
     counts = possible_threads(threads)
     try:
         lines = compare_artifacts(old, new, counts, rounds, seconds)

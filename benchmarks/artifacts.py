@@ -1,6 +1,6 @@
-"""Two compilations of one model in turns: whether a change of the compiler made it faster.
+"""Two compilations of one model, run alternately: whether a change of the compiler made it faster.
 
-python -m benchmarks turns OLD.so NEW.so
+python -m benchmarks.interleaved OLD.so NEW.so
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def compare_artifacts(
     old: Path, new: Path, threads: Sequence[int], rounds: int, seconds: float
 ) -> list[list[str]]:
     """A table's lines, one for each number of threads; each artifact has a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="bessemer-turns-") as name:
+    with tempfile.TemporaryDirectory(prefix="bessemer-artifacts-") as name:
         folder = Path(name)
         inputs = folder / "inputs.npz"
         write_arrays(inputs, inputs_for(bessemer.load(old), old, {}, 0))

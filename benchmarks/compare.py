@@ -22,9 +22,9 @@ import onnx
 
 import bessemer
 from benchmarks.inputs import has_two_settings, make_inputs
+from benchmarks.interleaved import interleaved_medians
 from benchmarks.light_nets import with_weights
 from benchmarks.recipes import RECIPES, Array, Recipe
-from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.cli.rivals import onnxruntime_session
 from bessemer.frontends.float64_reference import run_in_float64
@@ -92,7 +92,7 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
         "ort_ms": lambda: session.run(None, settings[0]),
         "ort_flushed_ms": lambda: flushed.run(None, settings[0]),
     }
-    times = medians_by_turns(runs, 3, given.seconds / 3)
+    times = interleaved_medians(runs, 3, given.seconds / 3)
     row |= {name: seconds * 1e3 for name, seconds in times.items()}
     row["status"] = "ok" if max(errors) <= TOLERANCE else "differs"
     tell(row)

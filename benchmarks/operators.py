@@ -3,8 +3,8 @@
     python -m benchmarks operators --only 'TopK*'
 
 Sizes are those of detection heads, transformers, audio, point clouds, recommendation and of
-pictures before and after a network. All systems run in this process, in turns; results are compared
-with onnxruntime's.
+pictures before and after a network. All systems run in this process, interleaved; results are
+compared with onnxruntime's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 import bessemer
+from benchmarks.interleaved import interleaved_medians
 from benchmarks.plan import PAUSE_WITHOUT_TORCH, Plan, is_installed
 from benchmarks.record import Row
-from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.bench_worker import BESSEMER
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS, start_system
@@ -175,7 +175,7 @@ def _measure(case: Case, threads: int, plan: Plan, path: Path) -> Row:
             except Exception:  # whatever another system thinks of this operator
                 continue
             runs[system] = run
-    times = medians_by_turns(runs, plan.rounds, plan.seconds / 20, PAUSE_WITHOUT_TORCH)
+    times = interleaved_medians(runs, plan.rounds, plan.seconds / 20, PAUSE_WITHOUT_TORCH)
     row: Row = {name: seconds * 1e6 for name, seconds in times.items()}
     if "onnxruntime" in runs:
         pairs = zip(runs["onnxruntime"](), runs[BESSEMER](), strict=True)

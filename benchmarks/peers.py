@@ -1,4 +1,4 @@
-"""Models against other systems: every system a process of its own, and all of them take turns.
+"""Models against other systems: each system in a process of its own, their runs interleaved.
 
 A row is a model at a number of threads, with the times of all systems; our bf16 is compared with
 openvino's, in the same rounds. A model that somebody cannot run is a row all the same.

@@ -34,7 +34,7 @@ ZOO: dict[str, Callable[[], Network]] = {
 
 
 PAUSE = 0.3
-"""Seconds before a system's turn: threads of the one before go on looking for work for a while,
+"""Seconds before a system runs: threads of the one before go on looking for work for a while,
 torch's for 0.2 s."""
 PAUSE_WITHOUT_TORCH = 0.06
 """The same where torch takes no part: onnxruntime's threads look for some 0.05 s."""

@@ -1,5 +1,5 @@
-"""Matrix products in bfloat16 against torch's (oneDNN), one thread, in turns in one process; and
-what the machine can do at most: a loop of nothing but its dot products, in the same turns.
+"""Matrix products in bfloat16 against torch's (oneDNN), one thread, interleaved in one process; and
+what the machine can do at most: a loop of nothing but its dot products, interleaved with them.
 
 Our right operand is constant and packed when the model is compiled, as weights are; torch packs its
 own in every call. Where both are computed in the run, ours is packed in the run, too.
@@ -54,7 +54,7 @@ def _measure(name: str, plan: Plan) -> Row:
     rates: list[float] = []
     for _ in range(max(plan.rounds, 7)):
         for name, run in runs.items():
-            times[name].append(_turn(run))
+            times[name].append(_measured(run))
         if peak is not None:
             rates.append(peak.rate(_PEAK_ITERATIONS))
     for name, found in times.items():
@@ -83,7 +83,7 @@ def _torch(x: Any, w: Any) -> Callable[[], Any]:
     return lambda: torch.mm(a, b, out=out)
 
 
-def _turn(run: Callable[[], Any]) -> float:
+def _measured(run: Callable[[], Any]) -> float:
     run()
     found = []
     for _ in range(10):

@@ -51,7 +51,7 @@ def _light(plan: Plan) -> dict[str, Row]:
 
 
 SECTIONS = {
-    "peers": Section("Models against other systems, in turns", measure_peers, show_peers),
+    "peers": Section("Models against other systems, interleaved", measure_peers, show_peers),
     "corpus": Section("Real models against onnxruntime", _corpus, show_models),
     "light": Section("The onnx package's light networks", _light, show_models),
     "exports": Section("Networks of torch's packages", measure_exports, show_exports),

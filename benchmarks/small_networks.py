@@ -14,7 +14,7 @@ from benchmarks.plan import Plan, is_installed, zoo_file
 from benchmarks.record import Row
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import measure_read, prepare_mover
-from bessemer.frontends.cli.bench_worker import time_turn
+from bessemer.frontends.cli.bench_worker import time_runs
 from bessemer.frontends.cli.rivals import start_onnxruntime
 
 
@@ -40,7 +40,7 @@ def _measure(name: str, plan: Plan) -> Row:
     for _ in range(max(plan.rounds, 5)):
         floors.append(weights / measure_read(mover, weights, 1, 0.02))
         for system, run in runs.items():
-            times[system].append(time_turn(run, plan.seconds / 2)["median"])
+            times[system].append(time_runs(run, plan.seconds / 2)["median"])
     row: Row = {f"{system}_us": statistics.median(found) * 1e6 for system, found in times.items()}
     return row | {"weights_bytes": weights, "floor_us": statistics.median(floors) * 1e6}
 

@@ -44,7 +44,7 @@ class Case:
     takes these. `tolerance` bounds the relative error in the 2-norm. `flops` and `bytes` are what
     there is to do at least (bytes 0: the inputs, outputs and weights, each once), `arithmetic` the
     row of the table of peaks. `level` is a target's name, "" for the device's own. `is_compiled`
-    says whether torch.compile has a turn, beside torch's own libraries.
+    says whether torch.compile is measured, beside torch's own libraries.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training [--json FILE] [--only NAME] [--threads 1,2] [--quick]
 
-Steps take turns with torch's, losses and digits have a row each.
+Steps are interleaved with torch's; losses and digits have a row each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def command(
         typer.Option("--only", help='As "lenet", "digits mlp" or "losses *"; may be repeated.'),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="3 short turns, and without torch.compile.")
+        bool, typer.Option("--quick", help="3 short measurements, and without torch.compile.")
     ] = False,
     threads: Annotated[str, typer.Option("--threads", help="Numbers, by commas.")] = "1,2",
 ) -> None:

@@ -61,7 +61,7 @@ def _measure(name: str, plan: Plan) -> Row:
 
 
 def _steps(name: str, threads: int, plan: Plan) -> Row:
-    """Median seconds of a step and peak bytes of each system, in turns."""
+    """Median seconds of a step and peak bytes of each system; their steps are interleaved."""
     systems = [OURS, EAGER, EAGER_LAST]
     if name in ("mlp", "lstm", "transformer"):
         systems.remove(EAGER_LAST)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training.worker
 
-The first line says what to start (a `Job`), the answer how long that took. After that,
-{"seconds": s} is a turn of steps, {"stop": true} the end; the answer is the most memory that the
-process ever had.
+The first line says what to start (a `Job`), the answer how long that took. After that, {"seconds":
+s} is a measurement of steps, {"stop": true} the end; the answer is the most memory that the process
+ever had.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.training.networks import NETWORKS, TrainingNetwork, loss, torch_loss
 from bessemer.compiler.ir.types import Array
-from bessemer.frontends.cli.bench_worker import Job, peak_memory, time_turn
+from bessemer.frontends.cli.bench_worker import Job, peak_memory, time_runs
 from bessemer.frontends.train.trainer import Trainer
 
 OURS, EAGER, EAGER_LAST, COMPILED = (
@@ -67,7 +67,7 @@ def _serve(job: Job) -> Iterator[dict[str, Any]]:
             step()
             yield {"first": time.perf_counter() - start}
             continue
-        yield time_turn(step, request["seconds"])
+        yield time_runs(step, request["seconds"])
 
 
 def _our_step(network: TrainingNetwork, job: Job) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""`bessemer bench`: a model fused and unfused, and in other systems, in turns."""
+"""`bessemer bench`: interleaved runs of a model fused, unfused, and in other systems."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def command(
     threads: Annotated[
         str, typer.Option("--threads", help="Numbers of threads, separated by commas.")
     ] = "1,2",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each system.")] = 5,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Length of a turn.")] = 0.5,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Measurements of each system.")
+    ] = 5,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Length of each.")] = 0.5,
     against: Annotated[
         str, typer.Option("--against", help="Other systems, by commas; default: those installed.")
     ] = "auto",
@@ -79,9 +81,9 @@ def command(
 ) -> None:
     """Measure a model: fused, unfused, and against other systems.
 
-    Every system has a process of its own, and they take turns. Latencies are medians over the
-    rounds; GFLOP/s are counted from the graph, and the peak is measured in turns too. Memory is the
-    most the process ever had; ours runs the compiled artifact.
+    Every system has a process of its own, and their runs are interleaved. Latencies are medians
+    over the rounds; GFLOP/s are counted from the graph, and the peak is measured in the same
+    rounds. Memory is the most the process ever had; ours runs the compiled artifact.
     """
     dims = arguments.parse_dims(dim)
     counts = _thread_counts(threads)

@@ -1,4 +1,5 @@
-"""Several systems that take turns on the machine, so that its moods meet all of them alike."""
+"""Interleaved measurements of several systems, so that slow phases of the machine meet all
+alike."""
 
 from __future__ import annotations
 
@@ -36,30 +37,30 @@ class Measured:
     load: float = 0.0
     first: float = 0.0
     memory: int = 0
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[Array] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         """The median over the rounds of each round's median, as p90 is of their p90."""
-        return statistics.median(float(turn["median"]) for turn in self.turns)
+        return statistics.median(float(one["median"]) for one in self.rounds)
 
     @property
     def p90(self) -> float:
-        return statistics.median(float(turn["p90"]) for turn in self.turns)
+        return statistics.median(float(one["p90"]) for one in self.rounds)
 
     @property
     def min(self) -> float:
-        return min(float(turn["min"]) for turn in self.turns)
+        return min(float(one["min"]) for one in self.rounds)
 
     @property
     def runs(self) -> int:
-        return sum(int(turn["runs"]) for turn in self.turns)
+        return sum(int(one["runs"]) for one in self.rounds)
 
     @property
     def rate(self) -> float:
         """Operations a second, where that is what was measured."""
-        rates = [turn["rate"] for turn in self.turns if "rate" in turn]
+        rates = [one["rate"] for one in self.rounds if "rate" in one]
         return statistics.median(rates) if rates else 0.0
 
     def error_to(self, other: Measured) -> float:
@@ -73,7 +74,7 @@ class Measured:
 def measure(
     settings: list[Setting], folder: Path, rounds: int, seconds: float, quiet: bool = False
 ) -> list[Measured]:
-    """Starts every setting in a process, lets them take turns, and stops them.
+    """Starts every setting in a process, measures them in rounds, and stops them.
 
     `folder` is for files that they exchange; it is also the compile cache.
     """
@@ -86,11 +87,11 @@ def measure(
             worker = stack.enter_context(Worker(job, folder))
             if _try(one, partial(_load, worker, one)):
                 workers[number] = worker
-        for turn in range(rounds):
+        for past in range(rounds):
             for number, worker in list(workers.items()):
                 one = found[number]
-                status.update(f"Round {turn + 1} of {rounds}: {one.setting.name}")
-                if not _try(one, partial(_turn, worker, one, seconds)):
+                status.update(f"Round {past + 1} of {rounds}: {one.setting.name}")
+                if not _try(one, partial(_measure, worker, one, seconds)):
                     del workers[number]
         for number, worker in workers.items():
             _try(found[number], partial(_stop, worker, found[number]))
@@ -116,8 +117,8 @@ def _load(worker: Worker, one: Measured) -> None:
     one.load, one.first = answer["load"], answer["first"]
 
 
-def _turn(worker: Worker, one: Measured, seconds: float) -> None:
-    one.turns.append(worker.ask({"seconds": seconds}))
+def _measure(worker: Worker, one: Measured, seconds: float) -> None:
+    one.rounds.append(worker.ask({"seconds": seconds}))
 
 
 def _stop(worker: Worker, one: Measured) -> None:

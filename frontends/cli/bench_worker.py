@@ -3,7 +3,7 @@
     python -m bessemer.frontends.cli.bench_worker
 
 The first line says what to start (a `Job`); the answer tells how long that took. Every further
-line {"seconds": s} is a turn: the answer has the latencies of the runs that fitted in.
+line {"seconds": s} asks for a measurement: the answer has the latencies of the runs that fitted in.
 {"stop": true} ends it; the answer is the most memory that the process ever had.
 """
 
@@ -101,7 +101,7 @@ def _serve(job: Job, answers: TextIO) -> None:
         if "stop" in request:
             _answer(answers, {"peak_memory": peak_memory()})
             return
-        _answer(answers, time_turn(run, request["seconds"]))
+        _answer(answers, time_runs(run, request["seconds"]))
 
 
 def _serve_peak(job: Job, answers: TextIO) -> None:
@@ -145,7 +145,7 @@ def _in_place(model: Any, inputs: dict[str, Array]) -> Callable[[], list[Array]]
     return lambda: model.run(arrays, out)
 
 
-def time_turn(run: Callable[[], object], seconds: float) -> dict[str, Any]:
+def time_runs(run: Callable[[], object], seconds: float) -> dict[str, Any]:
     """Runs for about so long, at least once; seconds a run."""
     clock = time.perf_counter
     times: list[float] = []

@@ -145,7 +145,7 @@ def _lines(steps: Steps, places: Mapping[Value, str], indent: str) -> Iterator[s
             case Chain():
                 inside = {window.value: f"window{n}" for n, window in enumerate(step.windows)}
                 memory = f"{step.shares} shares, windows in {at(step.memory)}"
-                yield f"{indent}in {len(step.items)} turns, {memory}"
+                yield f"{indent}in {len(step.items)} rounds, {memory}"
                 yield from _lines(step.launches, {**places, **inside}, indent + "  ")
             case BindDims():
                 yield f"{indent}{', '.join(step.symbols)} = entries of {at(step.value)}"

@@ -77,7 +77,7 @@ def _input(b: GraphBuilder, arrays: list[Array], array: Array) -> Value:
     return b.input(f"x{len(arrays)}", TensorType(dtype_of(array), array.shape))
 
 
-def _turn(b: GraphBuilder, value: Value, transposed: bool) -> Value:
+def _transposed_if(b: GraphBuilder, value: Value, transposed: bool) -> Value:
     rank = value.type.rank
     order = (*range(rank - 2), rank - 1, rank - 2)
     return b.apply("transpose", value, permutation=order) if transposed else value
@@ -92,9 +92,9 @@ def product_graph(case: Product, rng: np.random.Generator) -> tuple[Graph, list[
         np.ascontiguousarray(np.swapaxes(a, -1, -2)) if t else a
         for a, t in zip(sides, case.transposed, strict=True)
     ]
-    left = _turn(b, _input(b, arrays, stored[0]), case.transposed[0])
+    left = _transposed_if(b, _input(b, arrays, stored[0]), case.transposed[0])
     right = b.constant(stored[1]) if case.weights else _input(b, arrays, stored[1])
-    y = b.apply("matmul", left, _turn(b, right, case.transposed[1]))
+    y = b.apply("matmul", left, _transposed_if(b, right, case.transposed[1]))
     expected = wide(sides[0]) @ wide(sides[1])
     if case.residual:
         residual = numbers(rng, expected.shape, case.dtype)

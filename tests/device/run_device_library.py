@@ -59,15 +59,15 @@ def run_library(path: Path, folder: Path, settings: dict[str, Any]) -> dict[str,
     with np.load(folder / "inputs.npz") as file:
         arrays = dict(file)
     outputs: dict[str, Any] = {}
-    for turn in range(settings.get("turns", 1)):
-        found = _turn(signature, function, context, arrays, turn % settings.get("sets", 1), told)
-        outputs |= {f"{turn}_{name}": array for name, array in found.items()}
+    for number in range(settings.get("runs", 1)):
+        found = _run(signature, function, context, arrays, number % settings.get("sets", 1), told)
+        outputs |= {f"{number}_{name}": array for name, array in found.items()}
     function("destroy", None)(context)
     np.savez(folder / "outputs.npz", **outputs)
     return told
 
 
-def _turn(
+def _run(
     signature: Signature, function: Any, context: Any, arrays: Any, which: int, told: Any
 ) -> dict[str, Any]:
     inputs = [np.ascontiguousarray(arrays[f"{which}_{info.name}"]) for info in signature.inputs]
@@ -99,15 +99,15 @@ def run_python(path: Path, folder: Path, settings: dict[str, Any]) -> dict[str, 
         arrays = dict(file)
     try:
         model = bessemer.load(path, device=settings.get("device", 0))
-        for turn in range(settings.get("turns", 1)):
-            which = turn % settings.get("sets", 1)
+        for number in range(settings.get("runs", 1)):
+            which = number % settings.get("sets", 1)
             given = {info.name: arrays[f"{which}_{info.name}"] for info in model.inputs}
             try:
                 found = model.run(given)
             except RunError as error:
                 told["errors"].append([type(error).__name__, str(error)])
             else:
-                outputs |= {f"{turn}_{i.name}": a for i, a in zip(model.outputs, found)}
+                outputs |= {f"{number}_{i.name}": a for i, a in zip(model.outputs, found)}
         model.close()
     except RunError as error:
         told["errors"].append([type(error).__name__, str(error)])

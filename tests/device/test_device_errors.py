@@ -50,11 +50,11 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_real_driver_s_class_runs_a_model(built: Path) -> None:
     given = [inputs(40, 1), inputs(5)]
-    told = run(built, *given, turns=4, python=True)
+    told = run(built, *given, runs=4, python=True)
     assert told["errors"] == []
     with np.load(built.parent / "outputs.npz") as found:
-        for turn in range(4):
-            np.testing.assert_allclose(found[f"{turn}_y"], expected(given[turn % 2]), atol=2e-4)
+        for number in range(4):
+            np.testing.assert_allclose(found[f"{number}_y"], expected(given[number % 2]), atol=2e-4)
     assert told["calls"].count("cuGraphLaunch") == 4
     assert told["calls"].count("cuGraphInstantiateWithFlags") == 2  # one for each shape
     assert told["left"] == 0
@@ -83,7 +83,7 @@ def test_the_driver_says_why_it_cannot(
 
 
 def test_too_little_memory_for_a_size_leaves_the_model_whole(built: Path) -> None:
-    told = run(built, inputs(4000), inputs(5), turns=2, python=True, memory=1 << 18)
+    told = run(built, inputs(4000), inputs(5), runs=2, python=True, memory=1 << 18)
     ((kind, message),) = told["errors"]
     assert kind == "DeviceMemoryError"
     assert "'net' needs" in message

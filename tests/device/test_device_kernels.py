@@ -276,7 +276,7 @@ def test_rows_are_gathered(rows: int) -> None:
     np.testing.assert_array_equal(found, table[index])
 
 
-def test_strides_and_turns() -> None:
+def test_negative_strides_and_broadcasts() -> None:
     x = numbers(6, 20)
 
     def build(b: GraphBuilder, x: Value) -> tuple[Value, ...]:

@@ -226,17 +226,17 @@ def results(path: Path) -> dict[str, Array]:
 def test_the_library_runs_and_replays(library: Path) -> None:
     """Four runs of two sizes: the graph is recorded when the size is new."""
     given = [inputs(5), inputs(40, 1)]
-    told = run(library, *given, turns=4)
+    told = run(library, *given, runs=4)
     assert told["created"] == 0
     assert told["statuses"] == [0] * 4, told["log"]
     found = results(library)
-    for turn in range(4):
-        np.testing.assert_allclose(found[f"{turn}_y"], expected(given[turn % 2]), atol=2e-4)
+    for number in range(4):
+        np.testing.assert_allclose(found[f"{number}_y"], expected(given[number % 2]), atol=2e-4)
     calls = told["calls"]
     assert calls.count("cuGraphLaunch") == 4
     assert calls.count("cuGraphInstantiateWithFlags") == 4  # the sizes change every time
     assert (told["contexts"], told["left"]) == (0, 0)  # everything was given back
-    again = run(library, given[0], turns=2)
+    again = run(library, given[0], runs=2)
     assert again["calls"].count("cuGraphInstantiateWithFlags") == 1
     assert again["calls"].count("cuGraphLaunch") == 2
 
@@ -285,7 +285,7 @@ def windows(x: Array, w: Array) -> Array:
 
 def test_an_index_out_of_range_is_told_by_the_library(library: Path) -> None:
     wrong = inputs(5) | {"i": np.array([0, 1, 9, 0, 0])}
-    told = run(library, wrong, inputs(5), turns=2)
+    told = run(library, wrong, inputs(5), runs=2)
     assert told["statuses"] == [DeviceStatus.INDEX_OUT_OF_RANGE, 0]
     assert "Gather _047pick_047" in told["log"][0] or "'pick': index out of range" in told["log"][0]
     assert told["message"] == ""
@@ -319,7 +319,7 @@ def test_the_library_says_why_it_cannot(
 
 
 def test_too_little_memory_for_a_run_leaves_the_context_whole(library: Path) -> None:
-    told = run(library, inputs(4000), inputs(5), turns=2, memory=1 << 18)
+    told = run(library, inputs(4000), inputs(5), runs=2, memory=1 << 18)
     assert told["statuses"] == [DeviceStatus.OUT_OF_MEMORY, 0]
 
 
@@ -327,7 +327,7 @@ def test_an_input_too_small_for_a_window_is_told_by_the_library(tmp_path: Path) 
     graph = as_graph(parsed(WINDOWS))
     library = build(tmp_path, replace(graph, name="net"), SM80)
     sizes = [np.ones((1, 1, length), np.float32) for length in (7, 2, 7)]
-    told = run(library, *({"x": x} for x in sizes), turns=3)
+    told = run(library, *({"x": x} for x in sizes), runs=3)
     assert told["statuses"] == [0, DeviceStatus.SHAPE_MISMATCH, 0]
     assert "second" in told["log"][0]
     assert "an input is too small: a size is negative" in told["log"][0]

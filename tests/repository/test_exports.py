@@ -1,4 +1,4 @@
-"""Networks that are exported to be measured, runs in turns, artifacts in turns."""
+"""Networks that are exported to be measured, interleaved runs, and artifacts run alternately."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import bessemer
 from benchmarks.__main__ import app
 from benchmarks.export_recipes import EXPORTS, SIZES
 from benchmarks.exports import measure_exports, show_exports
+from benchmarks.interleaved import interleaved_medians
 from benchmarks.plan import Plan
 from benchmarks.record import Record, Row
-from benchmarks.turns import medians_by_turns
 from tests.repository.test_benchmarks import PEERS
 
 
@@ -43,10 +43,10 @@ def test_the_slowest_by_the_others_come_first() -> None:
     assert cells[-1][columns.index("ratio")] == "1.00"  # of 0.5 and 2
 
 
-def test_every_run_has_its_turns() -> None:
+def test_every_run_has_its_rounds() -> None:
     calls: list[str] = []
     runs = {name: lambda name=name: calls.append(name) for name in ("a", "b")}
-    medians = medians_by_turns(runs, rounds=2, seconds=0.0, pause=0.0)
+    medians = interleaved_medians(runs, rounds=2, seconds=0.0, pause=0.0)
     assert set(medians) == {"a", "b"} and all(seconds >= 0 for seconds in medians.values())
     order = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
     assert order == ["a", "b", "a", "b"]
@@ -57,7 +57,7 @@ def test_artifacts_of_one_model_have_the_same_bits(tmp_path: Path) -> None:
     model = bessemer.compile(Path("examples/lenet.onnx").resolve(), cache=False)
     for name in ("old.so", "new.so"):
         model.save(tmp_path / name)
-    words = ["turns", str(tmp_path / "old.so"), str(tmp_path / "new.so"), "--rounds", "1"]
+    words = ["artifacts", str(tmp_path / "old.so"), str(tmp_path / "new.so"), "--rounds", "1"]
     done = CliRunner().invoke(app, [*words, "--seconds", "0.01", "--threads", "1"])
     assert done.exit_code == 0, done.output
     assert "same bits" in done.output

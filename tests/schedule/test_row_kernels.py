@@ -353,7 +353,7 @@ def test_pipelined_rows_read_no_row_behind_the_last(name: str, count: int) -> No
 
 
 def test_rows_that_begin_with_two_totals_are_what_numpy_computes() -> None:
-    """Between rows that take turns only one is carried."""
+    """Between pipelined rows only one is carried."""
 
     def shares(b: GraphBuilder, x: Value) -> Value:
         def total(name: str, y: Value) -> Value:
