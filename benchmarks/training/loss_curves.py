@@ -58,7 +58,7 @@ def _torch_losses(subject: Subject, name: str, dtype: str) -> Array:
     return np.array(found)
 
 
-def apart(one: Array, other: Array) -> float:
+def difference(one: Array, other: Array) -> float:
     """The largest relative distance of two curves."""
     return float((np.abs(one - other) / np.abs(other)).max())
 
@@ -70,9 +70,9 @@ def main() -> None:
     for name in OPTIMIZERS:
         theirs = {dtype: torch_losses(subject, name, dtype) for dtype in ("f32", "f64")}
         for dtype, curve in theirs.items():
-            found[dtype][name] = apart(our_losses(subject, name, dtype), curve)
+            found[dtype][name] = difference(our_losses(subject, name, dtype), curve)
         otherwise = torch_losses(subject, name, "f32", with_onednn=False)
-        found["torch"][name] = apart(otherwise, theirs["f32"])
+        found["torch"][name] = difference(otherwise, theirs["f32"])
     print(json.dumps(found))
 
 

@@ -53,9 +53,9 @@ def order_updates(
         places = {found[output]: graph.inputs[given] for output, given in graph.updates}
         order = _Order(work, places, set(found), known)
         result = order.steps()
-        if not order.apart:
+        if not order.separate:
             return tuple(found), tuple(result)
-        for value in order.apart:
+        for value in order.separate:
             target = Value(value.type, value.name)
             found[found.index(value)] = target
             work.append(Copy(value, target))
@@ -84,8 +84,8 @@ class _Family:
 
 
 class _Order:
-    """One attempt. `places` are the inputs that outputs should overwrite; afterwards, `apart` lists
-    the outputs that cannot."""
+    """One attempt. `places` are the inputs that outputs should overwrite; afterwards, `separate`
+    lists the outputs that cannot."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class _Order:
         self.numbers = {value: number for number, value in enumerate(places)}
         self.outputs = outputs
         self.known = known
-        self.apart: list[Value] = []
+        self.separate: list[Value] = []
         self.tasks = [_task(step, position) for position, step in enumerate(steps)]
         self.readers: dict[Value, set[int]] = {}
         self._sources: dict[Value, Value] = {}
@@ -113,8 +113,8 @@ class _Order:
             self._wait_for_readers(target, source)
 
     def steps(self) -> list[Step]:
-        """The steps in order; empty or incomplete if there are outputs in `apart`."""
-        if self.apart:
+        """The steps in order; empty or incomplete if there are outputs in `separate`."""
+        if self.separate:
             return []
         done: list[_Task] = []
         left = {task.position: len(task.before) for task in self.tasks}
@@ -146,7 +146,7 @@ class _Order:
         if left:
             # All steps before the first one are done. It waits only for readers of an input.
             first = self.tasks[min(left)]
-            self.apart = [value for value in first.writes if value in self.places]
+            self.separate = [value for value in first.writes if value in self.places]
         return [task.step for task in done]
 
     def _packed_for(self, task: _Task) -> int:
@@ -243,7 +243,7 @@ class _Order:
         """The writers of an output come after the readers of the input that it overwrites."""
         for task in self._writers.get(target, ()):
             if source in task.reads and not _goes_along(task.step, source):
-                self.apart.append(target)
+                self.separate.append(target)
                 return
             self._wait(task, self.readers.get(source, ()))
             self._wait(task, self._checks)

@@ -182,10 +182,10 @@ class _Walk:
         if buffer.name not in self.sizes:
             return
         terms = {} if isinstance(offset, int) else offset.terms
-        apart = offset if isinstance(offset, int) else terms.get((), 0)
+        constant = offset if isinstance(offset, int) else terms.get((), 0)
         key = buffer.name, frozenset(term for term in terms.items() if term[0])
-        first, low, high = self._waiting.get(key, (offset - apart, apart, apart))
-        self._waiting[key] = first, min(low, apart), max(high, apart + count - 1)
+        first, low, high = self._waiting.get(key, (offset - constant, constant, constant))
+        self._waiting[key] = first, min(low, constant), max(high, constant + count - 1)
 
     def _note_waiting(self, mask: Array) -> None:
         """Records what the remembered accesses touch, for the items in `mask`."""

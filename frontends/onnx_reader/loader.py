@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.mapped_file import MappedFile
 from bessemer.frontends.onnx_reader import limits
-from bessemer.frontends.onnx_reader.weights_apart import cut_weights
+from bessemer.frontends.onnx_reader.detached_weights import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
 
@@ -33,21 +33,21 @@ class LoadedModel:
     apart: tuple[tuple[onnx.TensorProto, memoryview], ...] = ()
 
 
-def load_model(source: Source, weights_apart: bool = False, mapped: bool = False) -> LoadedModel:
+def load_model(source: Source, detach_weights: bool = False, mapped: bool = False) -> LoadedModel:
     """Parses a model; raises CompileError for a file that is missing, too large or not ONNX.
 
-    With `weights_apart` the bytes of large initializers are not in the proto, but beside it: in
+    With `detach_weights` the bytes of large initializers are not in the proto, but beside it: in
     memory, or `mapped` in the file, which must stay as it is as long as they are in use.
     """
     match source:
         case onnx.ModelProto():
             loaded = LoadedModel(source, None, source.graph.name or "model")
         case bytes():
-            loaded = _parse(source, None, "the model's bytes", weights_apart)
+            loaded = _parse(source, None, "the model's bytes", detach_weights)
         case _:
             path = Path(source)
             content = _read_file(path, mapped)
-            loaded = _parse(content, path.resolve().parent, str(path), weights_apart)
+            loaded = _parse(content, path.resolve().parent, str(path), detach_weights)
     _check_model(loaded)
     return loaded
 
@@ -77,7 +77,7 @@ def _read_file(path: Path, mapped: bool) -> bytes | MappedFile:
 
 
 def _parse(
-    data: bytes | MappedFile, folder: Path | None, label: str, weights_apart: bool
+    data: bytes | MappedFile, folder: Path | None, label: str, detach_weights: bool
 ) -> LoadedModel:
     if not data:
         raise CompileError(f"{label}: empty, so not an ONNX model")
@@ -86,7 +86,7 @@ def _parse(
     if len(data) > limits.FILE_BYTES:
         raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
     weights: dict[int, memoryview] = {}
-    if weights_apart:
+    if detach_weights:
         rest, weights = cut_weights(data)
     else:
         rest = data[:]

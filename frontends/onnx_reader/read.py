@@ -73,7 +73,7 @@ def read_onnx(
     Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
     everything at once, for one that Bessemer cannot compile.
     """
-    loaded = load_model(source, weights_apart=True, mapped=mapped)
+    loaded = load_model(source, detach_weights=True, mapped=mapped)
     families.check_registered()
     check_graph(loaded.proto.graph, loaded.label)
     _warn_of_newer_versions(loaded)

@@ -21,7 +21,7 @@ from bessemer.compiler.ir.op import OPS, Example
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
-from bessemer.compiler.schedule.grouping import joining_rules
+from bessemer.compiler.schedule.grouping import fusion_rules
 from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
@@ -275,7 +275,7 @@ def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:
 def test_paths_that_part_and_meet_again_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are 2^12 of them from a function to what is computed of it for each row."""
     asked = itertools.count()
-    monkeypatch.setattr(joining_rules, "is_of_rows", lambda *_: next(asked) < 0)
+    monkeypatch.setattr(fusion_rules, "is_of_rows", lambda *_: next(asked) < 0)
     builder = GraphBuilder("diamonds")
     y = builder.apply("exp", builder.input("x", TensorType(f32, (3, 1, 8))))
     for _ in range(12):

@@ -30,7 +30,7 @@ def transposed(
     arrays: Sequence[Array], function: str, shapes: Sequence[tuple[Size, ...]], target: Target
 ) -> list[Array]:
     """The last two axes of function(array) changed, for each array of a shape."""
-    b = GraphBuilder("turn")
+    b = GraphBuilder("transpose")
     outputs = []
     for k, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
         x = b.input(f"x{k}", TensorType(type_of(array).dtype, shape))
@@ -95,7 +95,7 @@ def test_what_a_row_shares(target: Target) -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((2, 37, 130)).astype(np.float32)
     divisors = rng.uniform(1, 2, (2, 37, 1)).astype(np.float32)
-    b = GraphBuilder("turn")
+    b = GraphBuilder("transpose")
     left = b.input("x", TensorType(type_of(x).dtype, x.shape))
     right = b.input("d", TensorType(type_of(x).dtype, divisors.shape))
     value = b.apply("div", left, b.apply("broadcast_to", right, shape=x.shape))
@@ -167,7 +167,7 @@ def test_few_channels_of_an_image_that_grows_are_interleaved() -> None:
 
 @pytest.mark.parametrize("shape", [(256, 768), (144, 28, 28)])
 def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
-    b = GraphBuilder("turn")
+    b = GraphBuilder("transpose")
     x = b.input("x", TensorType(f32, shape))
     permutation = (*range(1, len(shape)), 0)
     turned = b.finish([b.apply("transpose", x, permutation=permutation)])

@@ -313,7 +313,7 @@ def test_blocks_of_any_number_are_dealt_evenly(blocks: int, groups: int) -> None
     count = symbol("blocks")
     shares = [groups_of_share(count, groups, share, 1) for share in range(SHARES)]
     parts = [tuple(evaluate(size, lambda _: blocks) for size in share) for share in shares]
-    done = [begin + turn for begin, mine in parts for turn in range(mine)]
+    done = [begin + number for begin, mine in parts for number in range(mine)]
     assert done == list(range(blocks * groups))
     half = sum(mine for _, mine in parts[: SHARES // 2])
     assert abs(2 * half - blocks * groups) <= (1 if blocks <= 4 else groups)

@@ -66,7 +66,7 @@ def test_few_columns_keep_their_own_sum() -> None:
 
 def test_a_turned_matrix_whose_size_is_no_multiple_is_not_read_beyond() -> None:
     """Squares are read by whole groups of neighbours only where all of them are there."""
-    b = GraphBuilder("turn")
+    b = GraphBuilder("transpose")
     x = b.input("x", TensorType(f32, (67, 131)))
     graph = b.finish([b.apply("transpose", x, permutation=(1, 0))], ["y"])
     given = np.random.default_rng(0).standard_normal((67, 131)).astype(np.float32)

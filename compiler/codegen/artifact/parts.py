@@ -88,7 +88,7 @@ class _Parts:
         self._waiting: list[KernelCode] = []
         self._size = 0
         self._objects: list[Future[bytes]] = []
-        self._apart: list[KernelCode] = []
+        self._separate: list[KernelCode] = []
         self._inside: list[KernelCode] = []
 
     def add(self, code: KernelCode) -> None:
@@ -96,7 +96,7 @@ class _Parts:
         if any(_SUPPORT in declaration for declaration in code.declarations):
             self._inside.append(code)
             return
-        self._apart.append(code)
+        self._separate.append(code)
         self._waiting.append(replace(code, text=code.text.replace(" internal ", " hidden ", 1)))
         self._size += len(code.text)
         if self._size >= PART:
@@ -113,7 +113,9 @@ class _Parts:
             return [], ()
         if self._waiting:
             self._begin()
-        declared = (f"declare hidden void @{code.name}(ptr, ptr, i64, i64)" for code in self._apart)
+        declared = (
+            f"declare hidden void @{code.name}(ptr, ptr, i64, i64)" for code in self._separate
+        )
         return self._objects, (
             "\n".join(declared),
             *_functions(self._inside),

@@ -46,9 +46,9 @@ class BodyWriter:
     @contextmanager
     def unless(self, condition: str) -> Iterator[None]:
         """What is written inside of the `with` runs if the condition is false."""
-        apart, after = self.label("apart"), self.label("after")
-        self.put(f"br i1 {condition}, label %{after}, label %{apart}")
-        self.begin(apart)
+        otherwise, after = self.label("otherwise"), self.label("after")
+        self.put(f"br i1 {condition}, label %{after}, label %{otherwise}")
+        self.begin(otherwise)
         yield
         self.put(f"br label %{after}")
         self.begin(after)

@@ -79,8 +79,8 @@ def _places(state: KernelState, store: loops.Store, count: int, together: int) -
         return None
     starts = distances[::together]
     whole = [start + k for start in starts for k in range(together)]
-    apart = all(after - before >= count * together for before, after in pairwise(starts))
-    return list(starts) if whole == distances and apart else None
+    are_disjoint = all(after - before >= count * together for before, after in pairwise(starts))
+    return list(starts) if whole == distances and are_disjoint else None
 
 
 def _reads(root: Expression, buffer: Buffer) -> bool:

@@ -81,11 +81,11 @@ class _Inserter:
                 )
                 return [changed], pending.union(own)
             case loops.Store() if own.reads & own.writes:
-                return self._apart(statement), pending.union(own)
+                return self._with_barrier(statement), pending.union(own)
             case _:
                 return [statement], pending.union(own)
 
-    def _apart(self, store: loops.Store) -> list[Statement]:
+    def _with_barrier(self, store: loops.Store) -> list[Statement]:
         """A store whose value reads the buffer that it stores to: all threads read before one of
         them writes."""
         name = f"{store.buffer.name}_before"

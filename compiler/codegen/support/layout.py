@@ -161,7 +161,7 @@ POOL = Layout(
         ("padding", "[80 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
-        ("apart", "[56 x i8]"),
+        ("tail", "[56 x i8]"),
         ("mutex", _PTHREAD),
         ("wake", _PTHREAD),
     ),
@@ -181,7 +181,7 @@ SLOT = Layout(
         ("padding", "[20 x i8]"),
         ("mutex", _PTHREAD),
         ("wake", _PTHREAD),
-        ("apart", "[64 x i8]"),
+        ("tail", "[64 x i8]"),
     ),
 )
 

@@ -29,13 +29,13 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 @dataclass(frozen=True)
 class _AxisPhase:
     """A phase along one axis: `taps` taps from `first` on, every `step`-th, which read inputs
-    `apart` places apart. It has `positions` outputs, and its input is padded by `low` and `high`
+    `dilation` places apart. It has `positions` outputs, and its input is padded by `low` and `high`
     (or cropped, if these are negative)."""
 
     first: int
     step: int
     taps: int
-    apart: int
+    dilation: int
     positions: Size
     low: Size
     high: Size
@@ -66,17 +66,17 @@ def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
     dilation, kernel = node.attributes["dilations"][axis], w[axis]
     assert isinstance(kernel, int)
     common = math.gcd(stride, dilation)
-    step, apart = stride // common, dilation // common
+    step, distance = stride // common, dilation // common
     positions = dims.ceildiv(node.output.type.shape[1 + axis], stride)
     found = []
     for phase in range(stride):
         met = (k for k in range(step) if (phase + low - k * dilation) % stride == 0)
         first = next(met, kernel)
         taps = max(0, -(-(kernel - first) // step))
-        reach = (taps - 1) * apart
+        reach = (taps - 1) * distance
         before = reach - (phase + low - first * dilation) // stride
         after = positions + reach - x[1 + axis] - before
-        found.append(_AxisPhase(first, step, taps, apart, positions, before, after))
+        found.append(_AxisPhase(first, step, taps, distance, positions, before, after))
     return found
 
 
@@ -130,7 +130,7 @@ def _phase(rewriter: GraphRewriter, node: Node, x: Value, axes: Sequence[_AxisPh
         x,
         weights,
         strides=ones,
-        dilations=tuple(axis.apart for axis in axes),
+        dilations=tuple(axis.dilation for axis in axes),
         low=tuple(axis.low for axis in axes),
         high=tuple(axis.high for axis in axes),
         groups=groups,

@@ -58,13 +58,13 @@ def resize_by_axes(graph: Graph) -> Graph:
                 behind = node.output.type.shape[axes[-1] + 1 :] if len(axes) > 1 else (0,)
                 if any(size != 1 for size in behind):
                     return None
-            return [_apart(rewriter, node, rewriter.now(node.inputs[0]), straight)]
+            return [_separated(rewriter, node, rewriter.now(node.inputs[0]), straight)]
         made = turned(node)
         if made is None:
             return None
         order = node.attributes["permutation"]
         transposed = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
-        return [_apart(rewriter, made, transposed, order)]
+        return [_separated(rewriter, made, transposed, order)]
 
     def turned(node: Node) -> Node | None:
         """The resize that only a transpose reads, which puts pixels side by side."""
@@ -134,7 +134,7 @@ def _enlarged(resize: Node) -> list[int]:
     return axes
 
 
-def _apart(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
+def _separated(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
     """`x`, whose axes are those of the resize's input in this order, resized in steps. If it grows,
     the last axis comes first and then all others at once; else one axis comes after the other."""
     whole = [resize.output.type.shape[axis] for axis in order]

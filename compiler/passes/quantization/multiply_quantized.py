@@ -59,8 +59,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if left is None or right is None:
         return None
     steps, scales = right
-    apart = node.operator.name == "conv" and node.attributes["groups"] > 1 == w.type.shape[-2]
-    dtype = f32 if apart and depth <= _EXACT else i32
+    has_groups = node.operator.name == "conv" and node.attributes["groups"] > 1
+    dtype = f32 if has_groups and w.type.shape[-2] == 1 and depth <= _EXACT else i32
     wide = rewriter.emit("cast", left.steps, dtype=dtype)
     if left.zero is not None:
         zero = rewriter.emit("cast", left.zero, dtype=dtype)

@@ -29,7 +29,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, frag
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.ir.walk_expr import all_nodes
-from bessemer.compiler.schedule.contraction.taps_inside import Image
+from bessemer.compiler.schedule.contraction.valid_taps import Image
 from bessemer.compiler.targets.machine import Target
 
 FEW_CHANNELS = 6

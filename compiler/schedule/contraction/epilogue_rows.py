@@ -63,7 +63,7 @@ def rows_in_steps(indices: Sequence[tuple[Size, ...]]) -> Rows | None:
     return rows
 
 
-def rows_apart(
+def looped_rows(
     contraction: Contraction, panel: int, indices: Sequence[tuple[Size, ...]]
 ) -> Rows | None:
     """The rows of a tile whose epilogue should be computed in a loop; None where it should not or

@@ -35,10 +35,10 @@ from bessemer.compiler.schedule.contraction.epilogue_prefetches import (
     Iteration,
     epilogue_prefetches,
 )
-from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
-from bessemer.compiler.schedule.contraction.taps_inside import taps_inside
+from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, looped_rows
 from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
+from bessemer.compiler.schedule.contraction.valid_taps import valid_taps
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 
@@ -82,20 +82,20 @@ class TileWriter:
         fragments = self._fragments(place, tile)
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
         column = self.builder.index(place.width)
-        rows = rows_apart(self.contraction, self.tiling.panel, tile.indices)
+        rows = looped_rows(self.contraction, self.tiling.panel, tile.indices)
         if rows is None:
             self._add_up(_Work(place, tile, fragments, depth))
             self._finish(place, tile, fragments[0], totals, column)
             return
         at, lanes = place.column, self.tiling.lanes
-        apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
+        epilogue = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
         self._add_up(_Work(place, tile, fragments, depth))
         stores = tuple(
-            (loops.Store(apart.sums, (row, dims.atom(column)), total),)
+            (loops.Store(epilogue.sums, (row, dims.atom(column)), total),)
             for row, total in enumerate(totals)
         )
         self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
-        apart.finish()
+        epilogue.finish()
 
     def clear(self, sums: Buffer, rows: Size) -> None:
         """Sets the first rows of a block's partial sums [rows, columns] to 0."""
@@ -110,7 +110,7 @@ class TileWriter:
             self._add_part(place, tile, depth, sums)
             return
         axis, tap = depth.tap
-        first, count = taps_inside(axis.image, axis.extent, tile.indices)
+        first, count = valid_taps(axis.image, axis.extent, tile.indices)
         with self.builder.when(within(tap - first, count)):
             self._add_part(place, tile, depth, sums)
 
@@ -160,7 +160,7 @@ class TileWriter:
             self._run(work, a_offset, k)
             return
         steps = steps_of(axes, self.contraction.group)
-        inside = taps_inside(first.image, first.extent, work.tile.indices)
+        inside = valid_taps(first.image, first.extent, work.tile.indices)
         begin, count = map(self.builder.local, inside)
         with self.builder.loop(count) as step:
             at = begin + step

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.schedule.contraction.taps_inside import Image
+from bessemer.compiler.schedule.contraction.valid_taps import Image
 
 _WORTH = 0.95
 """The share of an axis' taps that may be inside at most."""

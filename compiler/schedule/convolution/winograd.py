@@ -117,16 +117,16 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
         groups = column_groups(work.count, work.columns, winograd_tiling(work, target).panel)
     blocks = dims.ceildiv(work.count, block)
     # Each share has its own v and m, and computes its blocks one after the other.
-    shares, turns = SHARES, dims.ceildiv(blocks, SHARES)
+    shares, per_share = SHARES, dims.ceildiv(blocks, SHARES)
     if isinstance(blocks, int):
-        shares, turns = shares_of(blocks)
+        shares, per_share = shares_of(blocks)
     v, m = _memory(work, shares, block, groups)
     builder = KernelBuilder()
     with builder.loop(shares, "parallel") as share:
-        begin, mine = groups_of_share(blocks, groups, share, turns)
-        with builder.loop(mine) as turn:
-            group = dims.mod(begin + turn, groups)
-            first = dims.floordiv(begin + turn, groups) * block
+        begin, mine = groups_of_share(blocks, groups, share, per_share)
+        with builder.loop(mine) as number:
+            group = dims.mod(begin + number, groups)
+            first = dims.floordiv(begin + number, groups) * block
             tiles = dims.minimum(block, work.count - first)
             tiles = builder.define(index_value(tiles), "tiles").index
             if isinstance(work.count, int):
@@ -135,7 +135,7 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
                 _add_segments(builder, work, v, m, share, (first, tiles), target)
             else:
                 # The first group of columns transforms the inputs, for all groups of its block.
-                is_new = binary("eq", index_value(turn * group), 0)
+                is_new = binary("eq", index_value(number * group), 0)
                 needed = builder.when(is_new) if groups > 1 else nullcontext()
                 with needed, builder.loop(tiles) as tile:
                     transform_input(builder, work, first + tile, v, (share, tile), work.parts[0])

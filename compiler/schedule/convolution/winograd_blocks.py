@@ -64,8 +64,8 @@ def block_of(count: int, most: int, threads: int, unit: int = FEWEST_TILES) -> i
 
     def waste(block: int) -> float:
         blocks = -(-count // block)
-        shares, turns = shares_of(blocks)
-        rounds = -(-shares // threads) * turns * threads
+        shares, per_share = shares_of(blocks)
+        rounds = -(-shares // threads) * per_share * threads
         full = -(-block // unit) * unit
         return rounds * full / count
 
@@ -79,8 +79,8 @@ def even_block_of(count: int, most: int, threads: int) -> int:
 
     def cost(blocks: int) -> float:
         each = -(-count // blocks)
-        shares, turns = shares_of(blocks)
-        rounds = -(-shares // threads) * turns * threads
+        shares, per_share = shares_of(blocks)
+        rounds = -(-shares // threads) * per_share * threads
         return (rounds + blocks) * (max(each, _LOW) + _READING)
 
     fewest = -(-count // most)
@@ -89,16 +89,16 @@ def even_block_of(count: int, most: int, threads: int) -> int:
 
 def shares_of(blocks: int) -> tuple[int, int]:
     """The number of shares into which the blocks are dealt, and the most blocks in a share."""
-    turns = -(-blocks // SHARES)
-    return -(-blocks // turns), turns
+    per_share = -(-blocks // SHARES)
+    return -(-blocks // per_share), per_share
 
 
-def groups_of_share(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Size]:
+def groups_of_share(blocks: Size, groups: int, share: Size, per_share: Size) -> tuple[Size, Size]:
     """The first group of columns of a share, counted through all blocks, and the number of its
-    groups. `turns` is the most blocks in a share, for a known number of blocks."""
+    groups. `per_share` is the most blocks in a share, for a known number of blocks."""
     if isinstance(blocks, int):
-        begin = share * turns
-        mine = dims.minimum(turns, dims.maximum(blocks - begin, 0))
+        begin = share * per_share
+        mine = dims.minimum(per_share, dims.maximum(blocks - begin, 0))
         return begin * groups, mine * groups
     # Fewer blocks than shares are dealt by groups of columns: the first shares get whole blocks
     # otherwise, and these shares would all be one thread's. The condition is a number, 1 or 0,

@@ -117,20 +117,20 @@ class Items:
         return self.channel_items * self.column_items * self.parts
 
     @property
-    def turns(self) -> int:
+    def per_share(self) -> int:
         """Items in a share."""
         return ceil(self.count / SHARES)
 
     @property
     def shares(self) -> int:
         """Iterations of the parallel loop."""
-        return ceil(self.count / self.turns)
+        return ceil(self.count / self.per_share)
 
     @property
     def operations(self) -> int:
         """Scalar operations of a share."""
         sums = 16 * self.channels * self.panels * self.panel
-        return 2 * self.turns * sums * self.blocks * self.block
+        return 2 * self.per_share * sums * self.blocks * self.block
 
 
 def plan_items(images: Images, target: Target) -> Items | None:

@@ -49,7 +49,7 @@ def _can_share(block: Block, mapping: ThreadMapping) -> bool:
     if _local_bytes(statements) * mapping.iterations > MOST_SHARED:
         return False
     shared = [s for s in statements if isinstance(s, For) and s.kind == "vector"]
-    return bool(shared) and all(_stores_apart(loop) and _is_long(loop) for loop in shared)
+    return bool(shared) and all(_stores_are_disjoint(loop) and _is_long(loop) for loop in shared)
 
 
 def _local_bytes(statements: list[loops.Statement]) -> int:
@@ -65,7 +65,7 @@ def _is_long(loop: For) -> bool:
     return not isinstance(loop.extent, int) or loop.extent >= WARP // 2
 
 
-def _stores_apart(loop: For) -> bool:
+def _stores_are_disjoint(loop: For) -> bool:
     """Whether every iteration stores to elements of its own, and declares no array."""
     for statement in walk_loops.walk(loop.body):
         match statement:

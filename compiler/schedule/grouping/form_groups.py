@@ -3,7 +3,7 @@
 Every group has a root, the value that its kernel writes; values inside a group never reach memory.
 Nodes are visited from the outputs to the inputs. A node joins the group of its readers when they
 are all in one group and that group can take it without computing anything twice
-(joining_rules.py):
+(fusion_rules.py):
 
     views            always, in as many groups as read them: they are only index arithmetic
     pointwise        yes; one that is smaller than the root (broadcast) only if it is cheap
@@ -32,8 +32,8 @@ from bessemer.compiler.schedule.grouping.byte_chains import (
     decodes,
 )
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
+from bessemer.compiler.schedule.grouping.fusion_rules import FusionRules
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.grouping.joining_rules import JoiningRules
 from bessemer.compiler.schedule.grouping.kinds import (
     Kind,
     is_widening,
@@ -84,7 +84,7 @@ class _Former:
         self.graph = graph
         self.by_pairs = by_pairs
         self.producers = graph.producers()
-        self.rules = JoiningRules(self.producers, graph.users(), graph.outputs)
+        self.rules = FusionRules(self.producers, graph.users(), graph.outputs)
         self.roots: dict[Value, Group] = {}
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value

@@ -176,9 +176,9 @@ class _Writer:
         items = self.items
         builder = KernelBuilder()
         with builder.loop(items.shares, "parallel") as share:
-            begin = share * items.turns
-            with builder.loop(dims.minimum(items.turns, items.count - begin)) as turn:
-                item = builder.define(index_value(begin + turn), "item").index
+            begin = share * items.per_share
+            with builder.loop(dims.minimum(items.per_share, items.count - begin)) as number:
+                item = builder.define(index_value(begin + number), "item").index
                 place = self._place(builder, share, item)
                 self._clear(builder, place)
                 with builder.loop(items.blocks) as block:

@@ -25,21 +25,21 @@ LITTLE = 1 << 15
 """Fewer bytes than this do not matter."""
 
 
-def free_values(graph: Graph, works: Sequence[Work], turn: int, count: Count) -> set[Value]:
-    """The values that works up to the place `turn` compute, and later works should compute
+def free_values(graph: Graph, works: Sequence[Work], boundary: int, count: Count) -> set[Value]:
+    """The values that works up to the place `boundary` compute, and later works should compute
     again."""
-    return _Cutter(graph, works, turn, count).free()
+    return _Cutter(graph, works, boundary, count).free()
 
 
 @dataclass(eq=False)
 class _Cutter:
     graph: Graph
     works: Sequence[Work]
-    turn: int
+    boundary: int
     count: Count
 
     def free(self) -> set[Value]:
-        early = dict.fromkeys(n for work in self.works[: self.turn + 1] for n in work.nodes)
+        early = dict.fromkeys(n for work in self.works[: self.boundary + 1] for n in work.nodes)
         given = {*self.graph.inputs, *self.graph.constants, *self.graph.outputs}
         origins = self._origins(early, given)
         used = self._late_values(early)
@@ -84,7 +84,7 @@ class _Cutter:
     def _late_values(self, early: dict[Node, None]) -> set[Value]:
         """The early values that late works read."""
         made = {value for node in early for value in node.outputs}
-        late = {n for work in self.works[self.turn + 1 :] for n in work.nodes if n not in early}
+        late = {n for work in self.works[self.boundary + 1 :] for n in work.nodes if n not in early}
         return {value for node in late for value in node.inputs if value in made}
 
     def _origins(

@@ -66,8 +66,8 @@ class Planner:
         self._count = count = count or typical
         graph = order_for_memory(graph, count)
         self._start = _Plan(graph, live_memory(graph, count))
-        self._turn = turning_point(graph, self._start.found)
-        self._free = _ordered(_without_free(self._start, self._turn, count), count)
+        self._boundary = forward_end(graph, self._start.found)
+        self._free = _ordered(_without_free(self._start, self._boundary, count), count)
         self._chooser: _Chooser | None = None
 
     def plan(self, budget: int | None) -> Recomputation:
@@ -79,7 +79,7 @@ class Planner:
         if budget is not None and chosen.peak > budget:
             self._chooser = self._chooser or _Chooser(chosen, self._count)
             chosen = _ordered(self._chooser.choose(budget), self._count)
-        return _recomputation(self._start, self._turn, chosen, self._count)
+        return _recomputation(self._start, self._boundary, chosen, self._count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +104,10 @@ def _ordered(plan: _Plan, count: Count) -> _Plan:
     return replace(plan, graph=graph, found=live_memory(graph, count))
 
 
-def _recomputation(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomputation:
+def _recomputation(start: _Plan, boundary: int, plan: _Plan, count: Count) -> Recomputation:
     before, after = (
-        _across(start.found, turn),
-        _across(plan.found, turning_point(plan.graph, plan.found)),
+        _across(start.found, boundary),
+        _across(plan.found, forward_end(plan.graph, plan.found)),
     )
     return Recomputation(
         plan.graph,
@@ -120,7 +120,7 @@ def _recomputation(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomp
     )
 
 
-def turning_point(graph: Graph, found: LiveMemory) -> int:
+def forward_end(graph: Graph, found: LiveMemory) -> int:
     """The place of the work after which the backward half begins: the one that computes the loss,
     or otherwise the one after which the most bytes are in memory that were written before and are
     needed for long."""
@@ -128,7 +128,7 @@ def turning_point(graph: Graph, found: LiveMemory) -> int:
     most = max(lying, default=0)
     loss = {graph.outputs[place] for place in graph.finite}
     places = [place for place, work in enumerate(found.works) if loss.intersection(work.writes)]
-    # If the loss is computed late, because nothing depends on it, it is no turning point.
+    # If the loss is computed late, because nothing depends on it, it is no such boundary.
     if places and 2 * lying[max(places)] > most:
         return max(places)
     return lying.index(most) if most else 0
@@ -145,23 +145,27 @@ def _lying(found: LiveMemory) -> list[int]:
     return list(accumulate(change[:works]))
 
 
-def _across(found: LiveMemory, turn: int) -> list[Value]:
-    """The values that are written before the turning point and read after it."""
-    return [v for v, (first, last) in found.live_ranges().items() if first <= turn < last]
+def _across(found: LiveMemory, boundary: int) -> list[Value]:
+    """The values that are written before the boundary and read after it."""
+    return [v for v, (first, last) in found.live_ranges().items() if first <= boundary < last]
 
 
-def _without_free(start: _Plan, turn: int, count: Count) -> _Plan:
-    free = free_values(start.graph, start.found.works, turn, count)
+def _without_free(start: _Plan, boundary: int, count: Count) -> _Plan:
+    free = free_values(start.graph, start.found.works, boundary, count)
     if not free:
         return start
-    plan = _made(start, turn, (), free, count)
+    plan = _made(start, boundary, (), free, count)
     return plan if plan.peak <= (1 - WORTH) * start.peak else start
 
 
 def _made(
-    start: _Plan, turn: int, again: Collection[Value], apart: Collection[Value], count: Count
+    start: _Plan,
+    boundary: int,
+    again: Collection[Value],
+    separately: Collection[Value],
+    count: Count,
 ) -> _Plan:
-    made = rematerialized(start.graph, start.found.works, turn, again, apart)
+    made = rematerialized(start.graph, start.found.works, boundary, again, separately)
     price = sum(node_cost(node, count) for node in made.repeated)
     repeated = (*start.repeated, *made.repeated)
     return _Plan(made.graph, live_memory(made.graph, count), repeated, start.cost + price)
@@ -176,20 +180,20 @@ class _Chooser:
         self.count = count
         self.found = found = start.found
         self.live_ranges = found.live_ranges()
-        self.turn = turning_point(start.graph, found)
-        self.early = found.works[: self.turn + 1]
-        self.across = set(_across(found, self.turn))
+        self.boundary = forward_end(start.graph, found)
+        self.early = found.works[: self.boundary + 1]
+        self.across = set(_across(found, self.boundary))
         largest = max((found.sizes[v] for v in self.across), default=0)
         late = {
             value
-            for work in found.works[self.turn + 1 :]
+            for work in found.works[self.boundary + 1 :]
             for value in found.writes[work]
             if not all(node.operator.is_view for node in work.nodes)
         }
         self.large = [
             value
             for value, (first, _) in self.live_ranges.items()
-            if first <= self.turn and value not in late and found.sizes[value] * SMALL > largest
+            if first <= self.boundary and value not in late and found.sizes[value] * SMALL > largest
         ]
         self.inside: dict[Value, list[Node]] = {value: [] for value in self.large}
         for work in self.early:
@@ -214,7 +218,7 @@ class _Chooser:
         if key not in self.plans:
             nodes = [node for held in key for node in self.inside[held]]
             again = {value for node in nodes for value in node.outputs}
-            self.plans[key] = _made(self.start, self.turn, again, (), self.count)
+            self.plans[key] = _made(self.start, self.boundary, again, (), self.count)
         return self.plans[key]
 
     def _price(self, value: Value) -> float:

@@ -5,11 +5,11 @@
     %9 = mul(%8, %2)         becomes         %12 = relu(%1)
                                              %9 = mul(%8, %12)
 
-So %2 is not needed in between. A reader is late if it runs after a given place, the turning point;
-in a training step this is the backward half. A value is computed again just before its first late
-reader, once for all of them, with the old order among such values. Or (`apart`) it is computed once
-for each reader, and becomes a part of the reader's kernel. Random numbers are the same both times:
-they depend only on the seed, the step and the place.
+So %2 is not needed in between. A reader is late if it runs after a given place, the boundary: in a
+training step, if it belongs to the backward half. A value is computed again just before its first
+late reader, once for all of them, with the old order among such values. Or (`separately`) it is
+computed once for each reader, and becomes a part of the reader's kernel. Random numbers are the
+same both times: they depend only on the seed, the step and the place.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Again:
 def rematerialized(
     graph: Graph,
     works: tuple[Work, ...],
-    turn: int,
+    boundary: int,
     again: Collection[Value],
-    apart: Collection[Value] = (),
+    separately: Collection[Value] = (),
 ) -> Again:
-    """The graph in which works after the place `turn` compute the early values `again` anew, and
-    those in `apart` each for itself."""
-    return _Writer(graph, works, turn, set(again) | set(apart), set(apart)).write()
+    """The graph in which works after the place `boundary` compute the early values `again` anew,
+    and those in `separately` each for itself."""
+    return _Writer(graph, works, boundary, set(again) | set(separately), set(separately)).write()
 
 
 class _Writer:
@@ -47,15 +47,15 @@ class _Writer:
         self,
         graph: Graph,
         works: tuple[Work, ...],
-        turn: int,
+        boundary: int,
         again: set[Value],
-        apart: set[Value],
+        separately: set[Value],
     ) -> None:
         self.graph = graph
         self.works = works
         self.again = again
-        self.apart = apart
-        self.turn = turn
+        self.separately = separately
+        self.boundary = boundary
         self.producers = graph.producers()
         self.places = {node: place for place, node in enumerate(graph.nodes)}
         self.written = {value for work in works for value in work.writes}
@@ -66,7 +66,7 @@ class _Writer:
 
     def write(self) -> Again:
         for place, work in enumerate(self.works):
-            if place > self.turn:
+            if place > self.boundary:
                 self._late(work)
             else:
                 self._emit(self.producers[value] for value in work.writes)
@@ -112,7 +112,7 @@ class _Writer:
             node = self.producers.get(value)
             if node is not None and (value in self.again or node.operator.is_view):
                 waiting += node.inputs
-                if value in self.again and value not in self.apart:
+                if value in self.again and value not in self.separately:
                     needed.add(node)
         for node in sorted(needed, key=self.places.__getitem__):
             self._repeat(node, self.shared, {})

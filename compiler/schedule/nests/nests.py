@@ -25,7 +25,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
-from bessemer.compiler.schedule.nests.looked_up_rows import ROWS, has_common_places
+from bessemer.compiler.schedule.nests.columns_first import ROWS, has_common_places
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.pipelined_rows import (
@@ -162,7 +162,7 @@ class _Lowering:
 
     def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...]) -> Nest:
         """Blocks of rows, which are computed one vector of columns at a time
-        (looked_up_rows.py)."""
+        (columns_first.py)."""
         row = outer[-1]
         rows = extent_of(row)
         block = Symbol(row.name, dims.ceildiv(rows, ROWS))

@@ -30,7 +30,7 @@ MAXIMUM_OPERANDS = 24
 
 
 @dataclass(frozen=True, eq=False)
-class JoiningRules:
+class FusionRules:
     """The rules for the nodes of one graph, given the nodes that compute and read each value."""
 
     producers: Mapping[Value, Node]

@@ -50,5 +50,5 @@ def has_common_places(
 
 
 def _are_far_apart(load: Load, row: Symbol) -> bool:
-    apart = dims.coefficient_of(load.indices[0], row)
-    return isinstance(apart, int) and abs(apart) * load.buffer.dtype.bytes > FARTHEST
+    stride = dims.coefficient_of(load.indices[0], row)
+    return isinstance(stride, int) and abs(stride) * load.buffer.dtype.bytes > FARTHEST

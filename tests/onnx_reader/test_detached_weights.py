@@ -9,9 +9,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from bessemer.compiler.errors import CompileError
-from bessemer.frontends.onnx_reader import weights_apart
+from bessemer.frontends.onnx_reader import detached_weights
+from bessemer.frontends.onnx_reader.detached_weights import LARGE, cut_weights
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.frontends.onnx_reader.weights_apart import LARGE, cut_weights
 
 _RANDOM = np.random.default_rng(7)
 
@@ -89,7 +89,7 @@ def test_a_weight_that_is_too_short_is_refused_as_before() -> None:
 
 
 def test_damaged_files_are_what_protobuf_says_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_apart, "LARGE", 16)
+    monkeypatch.setattr(detached_weights, "LARGE", 16)
     file = _model(8).SerializeToString()
     read = 0
     for _ in range(600):

@@ -25,7 +25,7 @@ class Image:
     size: Size
 
 
-def taps_inside(
+def valid_taps(
     image: Image | None, taps: Size, rows: Sequence[tuple[Size, ...]]
 ) -> tuple[Size, Size]:
     """The first of so many taps that is multiplied, and how many are, for a tile of rows with these
