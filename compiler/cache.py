@@ -155,8 +155,8 @@ def _mapped(path: Path) -> Bytes:
 
 
 def _digests(key: str, signature: Signature, code: bytes) -> list[str]:
-    """Of all parts but the weights, whose digest is in the signature; the key is in it, so that no
-    entry passes for another."""
+    """The two digests in a manifest: of the key and the signature, and of the code. Because of the
+    key no entry passes for another; the signature has the digest of the weights."""
     parts = (f"{key} {signature.to_json()}".encode(), code)
     return [hashlib.sha256(part).hexdigest() for part in parts]
 

@@ -13,7 +13,7 @@ MOST_THREADS = 1024
 _MOST_BLOCK: Triple = (1024, 1024, 64)
 _MOST_GRID: Triple = ((1 << 31) - 1, 65535, 65535)
 _SHARED_KIB = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227}
-"""Of a block, when it asks for it; by compute capability times ten."""
+"""By compute capability times ten: KiB of shared memory that a block may request."""
 _OTHER_SHARED_KIB = 99
 _MOST_STATIC = 48 << 10
 

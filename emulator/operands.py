@@ -105,7 +105,7 @@ def immediate(operand: Immediate, name: str) -> Array:
 
 
 def spread_reader(operand: Operand, name: str) -> Reader:
-    """As `reader`, but always an array with an element a thread."""
+    """A `reader` that always returns an array with one element per thread."""
     read = reader(operand, name)
     if isinstance(operand, (Register, Special, Negated)):
         return read

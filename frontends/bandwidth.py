@@ -116,7 +116,7 @@ def measure_copy(mover: Mover, size: int, threads: int, seconds: float) -> float
 
 
 def measure_stream(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
-    """The same by stores past the caches, with what is read fetched ahead."""
+    """The speed of copies by non-temporal stores, with software prefetch of what is read."""
     return _rate(mover.stream, _memories(size // threads, threads), size // threads, seconds)
 
 
@@ -219,14 +219,14 @@ def _addresses(k: int, width: int) -> list[str]:
 
 def _repeated(name: str, width: int, phis: list[str], steps: list[str], ends: list[str]) -> str:
     """A function that goes over the arrays again and again by `steps`, which move _UNROLL times
-    `width` bytes; `ends` are what follows a turn."""
+    `width` bytes; `ends` are what follows a pass over the arrays."""
     return "\n".join(
         [
             f"define void @{name}(ptr %a, ptr %b, i64 %size, i64 %repeats) nounwind {{",
             "entry:",
             "  br label %again",
             "again:",
-            "  %turn = phi i64 [ 0, %entry ], [ %turn.next, %next ]",
+            "  %repeat = phi i64 [ 0, %entry ], [ %repeat.next, %next ]",
             "  br label %loop",
             "loop:",
             "  %i = phi i64 [ 0, %again ], [ %i.next, %loop ]",
@@ -241,8 +241,8 @@ def _repeated(name: str, width: int, phis: list[str], steps: list[str], ends: li
             *ends,
             "next:",
             '  call void asm sideeffect "", "~{memory}"()',
-            "  %turn.next = add i64 %turn, 1",
-            "  %again.more = icmp slt i64 %turn.next, %repeats",
+            "  %repeat.next = add i64 %repeat, 1",
+            "  %again.more = icmp slt i64 %repeat.next, %repeats",
             "  br i1 %again.more, label %again, label %done",
             "done:",
             "  ret void",

@@ -56,7 +56,7 @@ def compare(w: Writer, predicate: str, left: Value, right: Value) -> Value:
 
 
 def unary(w: Writer, name: str, x: Value) -> Value:
-    """One of INTRINSICS."""
+    """The result of a function of one value, by its name in INTRINSICS."""
     match name:
         case "rsqrt":
             return w.operate("fdiv", x.kind, like(x, 1), intrinsic(w, "sqrt", x))

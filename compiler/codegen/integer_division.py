@@ -17,7 +17,8 @@ from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import boolean, f32, f64
 
 Quotient: TypeAlias = Callable[[Writer, Value, Value], Value]
-"""Of a and b towards zero; b is not 0, and not -1 where a is the smallest number."""
+"""Writes the quotient of a and b, truncated towards zero. b is not 0, and not -1 if a is the
+smallest number."""
 
 
 def towards_zero(w: Writer, a: Value, b: Value) -> Value:

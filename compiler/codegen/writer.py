@@ -90,11 +90,11 @@ class Writer:
         self.block = label
 
     def jump(self, label: str) -> None:
-        """Ends the block."""
+        """Ends the block with a jump."""
         self.line(f"br label %{label}")
 
     def branch(self, condition: Value, then: str, otherwise: str) -> None:
-        """Ends the block."""
+        """Ends the block with a conditional branch."""
         self.line(f"br {condition.typed}, label %{then}, label %{otherwise}")
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What a gradient rule is given: one node, and the cotangents of its outputs.
+"""The argument of a gradient rule: one node, and the cotangents of its outputs.
 
 The cotangent of a value is the derivative of the loss with respect to it, in its own type. A rule
 writes nodes into `builder` and returns the cotangents of the inputs, None where no derivative

@@ -1,4 +1,4 @@
-"""What element rules work with: operands that can be indexed, and names for reductions."""
+"""What element rules are written with: operands that can be indexed, and symbols for reductions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sizes are when their symbols have values, or are defined by others."""
+"""Evaluates sizes, given the values of their symbols."""
 
 from __future__ import annotations
 

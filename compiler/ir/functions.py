@@ -1,4 +1,5 @@
-"""The functions of numbers that both languages have, by name; expr.py says what they mean."""
+"""The names of the functions of numbers that both languages have; expr.py says what they
+compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are computed under a condition only: loads and checks learn of it."""
+"""Puts values under a condition: their loads and checks are done only where it holds."""
 
 from __future__ import annotations
 

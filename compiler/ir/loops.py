@@ -225,7 +225,7 @@ class Contract:
 
 
 LOWEST_SCORE = -1e30
-"""Of attention, for keys that are hidden."""
+"""The score at or below which a key of an attention counts as hidden."""
 
 
 @dataclass(frozen=True, eq=False)

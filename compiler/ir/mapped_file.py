@@ -1,4 +1,4 @@
-"""Files that are read where they are mapped into memory, and give that memory back.
+"""Maps files into memory for reading, and releases that memory.
 
 The pages of a mapped file count as the process's memory from their first reading on. Those of
 weights are not wanted any more once the weights have been copied to where code reads them.

@@ -1,4 +1,5 @@
-"""What a `Contract` statement multiplies: two buffers seen as matrices whose axes may be many.
+"""Describes the operands of a `Contract` statement: two buffers seen as matrices, whose rows,
+columns and depth may each be several axes.
 
 An element of an operand is named by batch indices, an outer index (a row of the left operand, a
 column of the right one) and a depth index. Outer and depth index count through axes, the last one

@@ -1,4 +1,4 @@
-"""Puts nodes of a graph in another order than they came in."""
+"""Reorders the nodes of a graph."""
 
 from __future__ import annotations
 

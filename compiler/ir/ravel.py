@@ -1,4 +1,4 @@
-"""Indices of other shapes: flat positions, row-major as in NumPy's ravel, and broadcast arrays."""
+"""Converts indices between shapes: row-major offsets as in NumPy's ravel, and broadcasting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the elements of a dense array are from each other."""
+"""The strides of dense arrays, in elements."""
 
 from __future__ import annotations
 

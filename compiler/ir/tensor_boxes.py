@@ -1,8 +1,9 @@
-"""How a GPU's tensor copies see a contraction's operand: as a tensor; one copy moves a box of it.
+"""Describes a contraction's operand as a tensor for a GPU's tensor copies (TMA), each of which
+moves a box of it.
 
 A tile of rows x depth is one box if the rows are one axis, and the depth of a tile lies within the
-innermost one. The rows of a convolution's windows go another way: copies that walk over the pixels
-of images. Zeros come from beyond the tensor and from borders.
+innermost one. The rows of a convolution are copied in another mode, which walks over the pixels of
+images (im2col). Elements beyond the tensor and in borders are zeros.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import Axis, Operand, Window
 
 BOX_BYTES = 128
-"""The depth of a box."""
+"""Bytes of a box along the depth."""
 _UNIT = 16
-"""Strides and addresses are multiples of so many bytes."""
+"""Strides and addresses must be multiples of this many bytes."""
 _MOST_AXES = 5
 _MOST_STEP = 8
 _MOST_CORNER = 128

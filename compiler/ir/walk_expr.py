@@ -1,4 +1,4 @@
-"""Walking expressions, and building them anew with parts replaced."""
+"""Traverses expressions, and rebuilds them with parts replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking the statements of kernels, and what each evaluates."""
+"""Traverses the statements of kernels, and lists what each of them evaluates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Walking the steps of programs: launches, the values that they touch, those behind aliases."""
+"""Traverses the steps of programs: launches, the values that steps read and write, and those behind
+aliases."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ from bessemer.compiler.memory_plan.stack_values import best_stack
 
 ALIGNMENT = 64
 WASTE = 1.1
-"""Of the bytes alive at once: places are computed in the run where fixed parts take more."""
+"""A multiple of the bytes alive at once. If parts at fixed places take more, places are computed by
+the run."""
 
 
 @dataclass

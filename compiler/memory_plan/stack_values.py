@@ -70,8 +70,8 @@ def best_stack(
     ranges: Mapping[Value, LiveRange],
     alignment: int,
 ) -> tuple[Stack, float]:
-    """Of the stacks that the examples' own plans give, the one that wastes least in the worst of
-    them; and how much that takes, as a multiple of what is alive at once."""
+    """The best of the stacks that the examples' own plans give: the one that wastes least in its
+    worst example. Also returns what it takes there, as a multiple of the bytes alive at once."""
 
     def waste(stack: Stack) -> float:
         return max(

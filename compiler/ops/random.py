@@ -66,7 +66,7 @@ def _keys(seed: int, turn: int) -> tuple[int, int]:
 
 
 def philox_reference(counter: Array, seed: int) -> Array:
-    """As philox, on arrays [..., 4] of uint64."""
+    """`philox` on arrays [..., 4] of uint64."""
     a, b, c, d = np.moveaxis(counter.astype(np.uint64), -1, 0)
     word, half = np.uint64(_WORD), np.uint64(32)
     for turn in range(_ROUNDS):

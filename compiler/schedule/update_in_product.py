@@ -35,13 +35,13 @@ from bessemer.compiler.schedule.update_loop import write_elements
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 BLOCK_BYTES = 64 << 10
-"""Of the gradient, at most: it is on the stack."""
+"""The most bytes of a block of the gradient, which is on the stack."""
 MOST_COLUMNS = 512
-"""In a block, where the gradient has more."""
+"""The most columns of a block."""
 ENOUGH = 16
-"""Blocks are made smaller until there are so many, for the threads to share."""
+"""Blocks are made smaller until there are so many of them, for the threads to share."""
 FULL = 0.7
-"""The least share of the rows of a tile that are to be used."""
+"""The smallest part of a register tile's rows that must be used."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What the compiler knows of a machine: all that schedules and code generation ask about it."""
+"""Describes a machine: everything that schedules and code generation need to know about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CACHE_LINE = 64
 PAGE = 4096
 """Bytes of memory whose lines all fall into different sets of a first-level cache."""
 _SAME_SETS = 1024
-"""Bytes."""
+"""Addresses that are this many bytes apart fall into few sets of the first-level cache."""
 
 
 def meet_in_few_sets(distance: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whether Linux lets this process use AMX: it saves the tiles of a thread only on request."""
+"""Requests permission to use AMX from Linux, which saves a thread's tiles only on request."""
 
 from __future__ import annotations
 

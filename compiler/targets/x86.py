@@ -1,4 +1,5 @@
-"""x86-64 processors, by instruction set level, and the one that this process runs on."""
+"""x86-64 processors by instruction set level, and detection of the one that this process runs
+on."""
 
 from __future__ import annotations
 

@@ -64,7 +64,6 @@ class _Writer(BodyWriter):
         self.columns = 2 * (len(step.windows) + len(step.launches))
 
     def write(self) -> None:
-        """The whole function."""
         step = self.step
         self.begin("entry")
         memory = self._enter()

@@ -17,7 +17,7 @@ def copy_name(prefix: str) -> str:
 
 
 def copy_text(prefix: str) -> str:
-    """The function."""
+    """The function that copies blocks, as LLVM IR."""
     head = "ptr %buffers, ptr %dims, i64 %begin, i64 %end"
     return f"""define internal void @{copy_name(prefix)}({head}) nounwind {{
   %target.at = getelementptr ptr, ptr %buffers, i64 1

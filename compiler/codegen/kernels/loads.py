@@ -32,8 +32,8 @@ from bessemer.compiler.ir.walk_expr import index_expressions
 
 MOST_INTERLEAVED = 4
 """Up to this stride, whole vectors are loaded and shuffled."""
-MOST_LOOKED_UP = 16
-"""The same where one instruction takes lanes from any places of two vectors."""
+MOST_PERMUTED = 16
+"""The same if one instruction selects lanes from any places of two vectors."""
 _FAR = 64 << 10
 """Bytes in front of a buffer beyond which its neighbourhood is left."""
 
@@ -220,7 +220,7 @@ def _is_picked(state: KernelState, distances: list[int]) -> bool:
 
 
 def _most_vectors(state: KernelState) -> int:
-    return MOST_LOOKED_UP if state.target.has_lookup else MOST_INTERLEAVED
+    return MOST_PERMUTED if state.target.has_lookup else MOST_INTERLEAVED
 
 
 def _guarded(w: Writer, pointer: Pointer, guard: Value | None) -> Pointer:

@@ -155,7 +155,7 @@ POOL = Layout(
         ("caution", "i64"),
         ("fewest", "i64"),
         ("tried", "i64"),
-        ("turn", "i64"),
+        ("counter", "i64"),
         ("period", "i64"),
         ("best", "[3 x i64]"),
         ("padding", "[80 x i8]"),

@@ -9,8 +9,8 @@ they are not tried, and share all jobs that are worth sharing nearly everywhere.
 another graph, begin a new trial, which is soon repeated, in case something disturbed it. The
 results do not depend on any of this.
 
-`tried` says what the pool's trial is about. `turn` counts its runs and those until the next trial,
-of which there are `period` in all. `best` are nanoseconds.
+`tried` says what the pool's trial is about. `counter` counts its runs and those until the next
+trial, of which there are `period` in all. `best` are nanoseconds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FIRST_PERIOD, PERIOD = 128, 2048
 """Runs from the first trial to the second; each period is twice as long as the one before it, up to
 the longest."""
 LONG = 8_000_000
-"""Nanoseconds of a run of which the others are not tried."""
+"""Nanoseconds: longer runs are not tried."""
 UNTRIED = 1
-"""Which of the jobs these runs share at least."""
+"""The index in FEWEST for runs that are not tried."""
 
 NAMES: dict[str, str | int] = {
     "trial_fewest": f"[{len(FEWEST)} x i64] [{', '.join(f'i64 {fewest}' for fewest in FEWEST)}]",
@@ -101,27 +101,27 @@ plain:
   ret i32 %status.plain
 whose:
   %tried.at = getelementptr %bessemer.pool, ptr %pool, $pool_tried
-  %turn.at = getelementptr %bessemer.pool, ptr %pool, $pool_turn
+  %counter.at = getelementptr %bessemer.pool, ptr %pool, $pool_counter
   %count = field graph.input_dim_count, %graph
   %number = ptrtoint ptr %graph to i64
   %key = call i64 @bessemer_sizes(ptr %dims, i32 %count, i64 %number)
   %old = load i64, ptr %tried.at
   %same = icmp eq i64 %key, %old
-  %counted = load i64, ptr %turn.at
-  %turn = select i1 %same, i64 %counted, i64 0
+  %counted = load i64, ptr %counter.at
+  %counter = select i1 %same, i64 %counted, i64 0
   %period.at = getelementptr %bessemer.pool, ptr %pool, $pool_period
   %running = load i64, ptr %period.at
   %period = select i1 %same, i64 %running, i64 $trial_first_period
   store i64 %key, ptr %tried.at
-  store i64 %turn, ptr %turn.at
+  store i64 %counter, ptr %counter.at
   store i64 %period, ptr %period.at
-  %settled = icmp uge i64 %turn, $trial_end
+  %settled = icmp uge i64 %counter, $trial_end
   br i1 %settled, label %count_on, label %trial
 count_on:
-  %following = add i64 %turn, 1
+  %following = add i64 %counter, 1
   %over = icmp uge i64 %following, %period
   %next = select i1 %over, i64 0, i64 %following
-  store i64 %next, ptr %turn.at
+  store i64 %next, ptr %counter.at
   br i1 %over, label %lengthen, label %plain
 lengthen:
   %twice = shl i64 %period, 1
@@ -129,8 +129,8 @@ lengthen:
   store i64 %longer, ptr %period.at
   br label %plain
 trial:
-  %mode = udiv i64 %turn, $trial_runs
-  %run = urem i64 %turn, $trial_runs
+  %mode = udiv i64 %counter, $trial_runs
+  %run = urem i64 %counter, $trial_runs
   call void @bessemer_keep(ptr %pool, i64 %mode)
   %begin = call i64 @bessemer_nanoseconds()
   %status = call i32 %body(
@@ -148,8 +148,8 @@ note:
   %shorter = call i64 @llvm.umin.i64(i64 %took, i64 %before)
   %least = select i1 %is_first, i64 %took, i64 %shorter
   store i64 %least, ptr %best.at
-  %after = add i64 %turn, 1
-  store i64 %after, ptr %turn.at
+  %after = add i64 %counter, 1
+  store i64 %after, ptr %counter.at
   %last = icmp eq i64 %after, $trial_end
   br i1 %last, label %choose, label %ask
 ask:
@@ -159,7 +159,7 @@ ask:
   br i1 %enough, label %stay, label %done
 stay:
   call void @bessemer_keep(ptr %pool, i64 $trial_untried)
-  store i64 $trial_end, ptr %turn.at
+  store i64 $trial_end, ptr %counter.at
   br label %done
 choose:
   %fastest = call i64 @bessemer_fastest(ptr %pool)

@@ -1,1 +1,1 @@
-"""What both languages mean, in NumPy."""
+"""Runs both languages in NumPy; this defines what they mean."""

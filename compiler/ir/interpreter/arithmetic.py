@@ -1,4 +1,4 @@
-"""What the numbers of the loop language are and what its functions do to them.
+"""The numbers of the loop language, and its functions on them.
 
 A value is a NumPy float32 (for f16, bf16, f32) or float64, a Python int within its type's range
 (of a storage type: its byte), or a Python bool. f16 and bf16 are computed in f32, and rounded by

@@ -274,7 +274,6 @@ class _Machine:
         self._memory[store.buffer.name][self._inside(store.buffer, offset)] = value
 
     def _offset(self, access: expr.Load | loops.Store) -> Size:
-        """As index arithmetic, which is the same in every iteration."""
         if access not in self._offsets:
             self._offsets[access] = access.buffer.offset(access.indices)
         return self._offsets[access]

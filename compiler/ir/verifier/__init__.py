@@ -1,1 +1,1 @@
-"""What every graph and every kernel must keep to."""
+"""Checks that graphs and kernels are valid."""

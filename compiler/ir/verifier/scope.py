@@ -1,4 +1,4 @@
-"""What is known at a place of a kernel: for the verifier."""
+"""The names that are known at a point of a kernel, for the verifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `Contract` and `Attend` statements must keep to, besides its names and expressions."""
+"""Checks `Contract` and `Attend` statements; verify_loops.py checks their names and expressions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that a graph keeps the promises of graph.py; the driver calls it after every pass."""
+"""Checks that a graph is valid, as graph.py defines it; the driver calls it after every pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that a kernel keeps the promises of loops.py; the driver calls it on every kernel."""
+"""Checks that a kernel is valid, as loops.py defines it; the driver calls it on every kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of vector loops: no lane may take another way, and nothing passes from lane to lane."""
+"""Checks vector loops: lanes do not branch differently, and no value passes from lane to lane."""
 
 from __future__ import annotations
 

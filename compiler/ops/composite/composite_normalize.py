@@ -132,7 +132,7 @@ MOST_SHIFTS = 9
 
 
 def _sum_of_neighbours(b: GraphBuilder, x: Value, size: int) -> Value:
-    """Of `size` neighbours along the last axis; beyond its ends there are zeros."""
+    """The sums of `size` neighbours along the last axis; beyond its ends there are zeros."""
     *front, channels = x.type.shape
     below = (size - 1) // 2
     if size > MOST_SHIFTS:

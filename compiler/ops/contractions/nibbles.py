@@ -34,7 +34,7 @@ PANEL = 2 * HALF
 TOGETHER = 4
 """The number of panels is a multiple of this: that many have their sums side by side."""
 _EXPONENT = 0x4B000000
-"""Of 2^23: a number with these bits above a small unit's is 2^23 + unit."""
+"""The bits of 2^23 as a float: with a small unit added, they are those of 2^23 + unit."""
 
 
 def pack_units(units: Array, width: int) -> Array:
@@ -51,7 +51,7 @@ def pack_units(units: Array, width: int) -> Array:
 
 
 def unpack_units(packed: Array, columns: int, width: int) -> Array:
-    """What `pack_units` packed."""
+    """The inverse of `pack_units`."""
     if width == 4:
         packed = np.concatenate((packed & 15, packed >> 4), axis=-1)
     return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
@@ -67,7 +67,7 @@ def pack_blocks(values: Array) -> Array:
 
 
 def unpack_blocks(packed: Array, columns: int) -> Array:
-    """What `pack_blocks` packed."""
+    """The inverse of `pack_blocks`."""
     return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
 
 

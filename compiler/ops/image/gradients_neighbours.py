@@ -29,7 +29,8 @@ from bessemer.compiler.ops.composite.composite import (
 CUBIC_A = -0.75
 FIRST = {"nearest": 0, "linear": 0, "cubic": -1}
 COUNT = {"nearest": 1, "linear": 2, "cubic": 4}
-"""Of the neighbours along an axis: the first one, from the floor of a position; how many."""
+"""The neighbours that an interpolation reads along an axis, by its mode: the first one, counted
+from the floor of the position, and how many they are."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from bessemer.compiler.ops.composite.composite import scalar_like
 
 
 def max_pool_gradient_gradient(d: Differential) -> Cotangents:
-    """Of (x, y, dy) only dy has one: which element is the largest does not change. The first tap
-    whose element is y is where dy went."""
+    """The gradient by dy; x and y have none, since small changes of x do not change which element
+    is the largest. dy went to the first tap whose element is y."""
     x, y, _ = d.inputs
     total = scalar_like(d.builder, y, 0)
     is_open = d.apply("full", shape=y.type.shape, value=True, dtype=boolean)

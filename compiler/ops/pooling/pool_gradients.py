@@ -27,7 +27,7 @@ from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import Window, tap_views, window_of
 
 MOST_TAPS = 64
-"""Windows with more are refused: every tap is code of its own."""
+"""The most elements of a window. Each tap is code of its own, so larger windows are rejected."""
 
 
 def _taps(window: Window) -> list[tuple[int, ...]]:
