@@ -87,7 +87,7 @@ def build_model_for_device(
     values: Mapping[str, Array | None] | None = None,
 ) -> DeviceCompilation:
     """Compiles without a device."""
-    return build_for_device(as_graph(model, dims, values, stretches=False), options, target)
+    return build_for_device(as_graph(model, dims, values, broadcasts=False), options, target)
 
 
 def target_at_hand(driver: Driver | None = None, device: int = 0) -> DeviceTarget:

@@ -36,9 +36,9 @@ def as_graph(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array | None] | None = None,
     mapped: bool = False,
-    stretches: bool = True,
+    broadcasts: bool = True,
 ) -> Graph:
-    """The graph of a model in any form; `mapped` and `stretches` as in `read_onnx`. Raises
+    """The graph of a model in any form; `mapped` and `broadcasts` as in `read_onnx`. Raises
     CompileError for what is not a model or a size."""
     dims = given_sizes(dims, "dims")
     if isinstance(model, Network) and not values:
@@ -54,4 +54,4 @@ def as_graph(
             "A model is a path, bytes, an onnx.ModelProto or a network built in Python, not "
             f"{type(model).__name__}."
         )
-    return read_onnx(model, dims=dims, values=values or {}, mapped=mapped, stretches=stretches)
+    return read_onnx(model, dims=dims, values=values or {}, mapped=mapped, broadcasts=broadcasts)

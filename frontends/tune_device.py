@@ -62,7 +62,7 @@ def tune_for_device(
     are none.
     """
     start, seconds = time.monotonic(), given_seconds(seconds)
-    graph = as_graph(model, dims, values, stretches=False)
+    graph = as_graph(model, dims, values, broadcasts=False)
     tuner = _Tuner(graph, options, target, driver, device, effort)
     try:
         tuner.enter()

@@ -52,7 +52,7 @@ def _checked(model: Path, dims: dict[str, int], target: str) -> tuple[dict[str, 
     with warnings.catch_warnings(record=True) as caught, spinner(f"Checking {model.name}"):
         warnings.simplefilter("always")
         try:
-            graph = as_graph(model, dims, stretches=not is_device(target))
+            graph = as_graph(model, dims, broadcasts=not is_device(target))
             report |= _described(graph)
             if is_device(target):
                 compile_levels(graph, Options(target), levels_of(target)[-1:])

@@ -105,10 +105,10 @@ class _Job:
     as_json: bool
     quiet: bool
 
-    def graph(self, phases: Phases, stretches: bool = True) -> Graph:
+    def graph(self, phases: Phases, broadcasts: bool = True) -> Graph:
         """The model, read."""
         with phases.phase(f"Read {self.model.name}"):
-            graph = as_graph(self.model, arguments.parse_dims(self.dims), stretches=stretches)
+            graph = as_graph(self.model, arguments.parse_dims(self.dims), broadcasts=broadcasts)
         return replace(graph, name=self.name)
 
 
@@ -136,7 +136,7 @@ def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune
 def _compile_for_device(job: _Job, options: Options) -> None:
     check_suffix(job.output)
     phases = Phases(device_phases(options.target), job.quiet)
-    graph = job.graph(phases, stretches=False)
+    graph = job.graph(phases, broadcasts=False)
     write_device_artifact(graph, job.output, options, job.linker, phases, job.as_json, job.tuning)
 
 

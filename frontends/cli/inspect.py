@@ -70,7 +70,7 @@ def command(
     if is_device(target) and after:
         raise typer.BadParameter("--after follows the passes for processors.")
     with spinner(f"Compiling {model.name}"):
-        graph = as_graph(model, arguments.parse_dims(dim), stretches=not is_device(target))
+        graph = as_graph(model, arguments.parse_dims(dim), broadcasts=not is_device(target))
         found = (
             inspected(graph, emit, options)
             if is_device(target)

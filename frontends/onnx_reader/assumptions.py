@@ -13,12 +13,13 @@ class Assumptions:
     """By the inputs' dimensions, under our names (see signature.py).
 
     `merged`: those that are another size, found while reading (see equal_sizes.py). `alike`: those
-    that may be 1, and the size to which they then broadcast. `stretched`: those of the merged that
-    an input's own shape keeps, because the input may be 1 along them (see stretch.py). `common`:
-    symbols that are no input's, and the dimensions that broadcast to them.
+    that may be 1, and the size to which they then broadcast. `broadcasting`: those of the merged
+    that an input's own shape keeps, because the input may be 1 along them (see
+    broadcast_inputs.py). `common`: symbols that are no input's, and the dimensions that broadcast
+    to them.
     """
 
     merged: Mapping[str, Size] = field(default_factory=dict)
     alike: Mapping[Size, Size] = field(default_factory=dict)
-    stretched: frozenset[str] = frozenset()
+    broadcasting: frozenset[str] = frozenset()
     common: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

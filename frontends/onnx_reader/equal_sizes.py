@@ -1,10 +1,10 @@
 """Sizes that a model needs to be equal although it does not say so.
 
 `batch` of one input and `unk__12` of another meet in an addition: then they are one dimension, and
-the model is read again with one name (stretch.py says what becomes of an axis of 1). A mask's
-length meets that of what a decoder has kept and the new rows together: then the length is that sum
-wherever it stands. Two sizes computed differently meet, H and 2 * (H // 2): then the model runs
-only where they are equal, which the compiled code checks.
+the model is read again with one name (broadcast_inputs.py says what becomes of an axis of 1). A
+mask's length meets that of what a decoder has kept and the new rows together: then the length is
+that sum wherever it stands. Two sizes computed differently meet, H and 2 * (H // 2): then the model
+runs only where they are equal, which the compiled code checks.
 """
 
 from __future__ import annotations

@@ -22,6 +22,11 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.assumptions import Assumptions
+from bessemer.frontends.onnx_reader.broadcast_inputs import (
+    bind_common_size,
+    broadcast_input,
+    with_broadcast_inputs,
+)
 from bessemer.frontends.onnx_reader.equal_sizes import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
 from bessemer.frontends.onnx_reader.items import (
@@ -41,11 +46,6 @@ from bessemer.frontends.onnx_reader.signature import (
     dims_of_values,
     input_type,
 )
-from bessemer.frontends.onnx_reader.stretch import (
-    bind_common_size,
-    stretched,
-    with_stretched_inputs,
-)
 from bessemer.frontends.onnx_reader.string_inputs import with_strings
 from bessemer.frontends.onnx_reader.structure import check_graph
 
@@ -59,7 +59,7 @@ def read_onnx(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array | None] | None = None,
     mapped: bool = False,
-    stretches: bool = True,
+    broadcasts: bool = True,
     learns: bool = False,
 ) -> Graph:
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
@@ -67,7 +67,7 @@ def read_onnx(
     `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
     have none). `values` makes constants of inputs, which then are not inputs any more; an input
     that has an initializer is a constant unless its value is None. With `mapped` the graph's
-    weights may stay in the file, which nobody may change then. With `stretches` an input may be 1
+    weights may stay in the file, which nobody may change then. With `broadcasts` an input may be 1
     where it broadcasts; without, it is as long as what it meets. With `learns` nodes read the
     floats that may be learnt as they are in the file.
     Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
@@ -86,7 +86,7 @@ def read_onnx(
         {id(tensor): raw for tensor, raw in loaded.apart},
     )
     try:
-        return _read_until_settled(loaded, state, dims or {}, values or {}, stretches)
+        return _read_until_settled(loaded, state, dims or {}, values or {}, broadcasts)
     except UnsupportedError:
         raise
     except CompileError as error:
@@ -98,7 +98,7 @@ def _read_until_settled(
     state: ModelState,
     dims: Mapping[str, int],
     values: Mapping[str, Array | None],
-    stretches: bool,
+    broadcasts: bool,
     ones: Collection[str] = (),
 ) -> Graph:
     """Reads the model again and again, each time knowing more of it.
@@ -115,23 +115,23 @@ def _read_until_settled(
     def read(assumptions: Assumptions) -> Graph:
         return _read_graph(loaded, state, dims, values, assumptions)
 
-    def stretched(graph: Graph) -> Graph:
-        """The graph with inputs that may be stretched; as it is if that contradicts itself."""
+    def with_broadcasts(graph: Graph) -> Graph:
+        """The graph with inputs that may broadcast; as it is if that contradicts itself."""
         try:
-            return with_stretched_inputs(read, merged, broadcast) or graph
+            return with_broadcast_inputs(read, merged, broadcast) or graph
         except SizesMustAgree as found:
             known = {*ones, found.name}
             with suppress(CompileError):
-                return _read_until_settled(loaded, state, dims, values, stretches, known)
+                return _read_until_settled(loaded, state, dims, values, broadcasts, known)
             return graph
 
     for _ in range(_READINGS):
         try:
             graph = read(Assumptions(merged))
             # What is made of strings before the run has the shape that is said here.
-            if not stretches or (graph.strings is not None and graph.strings.steps):
+            if not broadcasts or (graph.strings is not None and graph.strings.steps):
                 return graph
-            return stretched(graph)
+            return with_broadcasts(graph)
         except SizesMustAgree as found:
             merged[found.name] = found.size
             if found.by_broadcast:
@@ -191,7 +191,7 @@ def _read_graph(
         if value.name in known:
             check_default(value, known[value.name])
     fixed = {**dims, **dims_of_values(inputs, values, loaded.label)}
-    names = DimensionNames(fixed, assumptions.merged, assumptions.stretched)
+    names = DimensionNames(fixed, assumptions.merged, assumptions.broadcasting)
     state.strings.begin(names, [value.name for value in inputs])
     for value in inputs:
         _define_input(scope, value, names, values)
@@ -258,10 +258,10 @@ def _define_input(
     is_text = value.type.tensor_type.elem_type == onnx.TensorProto.STRING
     given = values.get(value.name)
     if given is None:
-        own = input_type(value, names.stretched_apart())
+        own = input_type(value, names.without_broadcasting())
         found = scope.builder.input(value.name, own)
         if own != type:
-            found = stretched(scope.builder, found, type.shape)
+            found = broadcast_input(scope.builder, found, type.shape)
         scope.define(value.name, TextItem(found, Recipe(value.name)) if is_text else found)
         if is_text:
             scope.strings.texts_in.add(value.name)

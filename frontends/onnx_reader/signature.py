@@ -31,13 +31,13 @@ class DimensionNames:
     """Gives every unknown dimension its name, and those that are fixed their number.
 
     `fixed` is what the user fixed, by the name in the file or ours; `merged` says which of our
-    names stand for another size (found while reading: see equal_sizes.py), `stretched` which of
-    these an input's own shape keeps, for the input may be 1 along it (see stretch.py).
+    names stand for another size (found while reading: see equal_sizes.py), `broadcasting` which of
+    these an input's own shape keeps, for the input may be 1 along it (see broadcast_inputs.py).
     """
 
     fixed: Mapping[str, int]
     merged: Mapping[str, Size]
-    stretched: frozenset[str] = frozenset()
+    broadcasting: frozenset[str] = frozenset()
     names: dict[str, str] = field(default_factory=dict)
 
     def size(self, original: str) -> Size:
@@ -51,9 +51,9 @@ class DimensionNames:
             return self.fixed[name]
         return self._settled(name)
 
-    def stretched_apart(self) -> DimensionNames:
-        """These names, of which the stretched ones stand for themselves."""
-        kept = {name: size for name, size in self.merged.items() if name not in self.stretched}
+    def without_broadcasting(self) -> DimensionNames:
+        """These names, of which the broadcasting ones stand for themselves."""
+        kept = {name: size for name, size in self.merged.items() if name not in self.broadcasting}
         return replace(self, merged=kept)
 
     def _settled(self, name: str) -> Size:

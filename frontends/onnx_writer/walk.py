@@ -8,7 +8,7 @@ from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import RULES
 from bessemer.frontends.onnx_writer.rules_composed import write_composition
-from bessemer.frontends.onnx_writer.wider import wider, write_wider
+from bessemer.frontends.onnx_writer.wider_types import wider_type, write_in_wider_type
 
 
 def write_nodes(emitter: Emitter) -> None:
@@ -32,8 +32,8 @@ def _write(emitter: Emitter, node: Node) -> None:
         write_composition(emitter, node, composition)
     elif write is None:
         raise unsupported(node, "ONNX has no such operator.")
-    elif (dtype := wider(node)) is not None:
-        write_wider(emitter, node, write, dtype)
+    elif (dtype := wider_type(node)) is not None:
+        write_in_wider_type(emitter, node, write, dtype)
     else:
         write(emitter, node)
     for value in node.outputs:

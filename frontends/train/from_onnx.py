@@ -91,9 +91,9 @@ def network_from_onnx(
     loaded = load_model(source)
     modes = split_modes(loaded)
     given = loaded.proto if loaded.folder is None else source
-    graph = read_onnx(modes.inferring if modes else given, dims=dims, stretches=False, learns=True)
+    graph = read_onnx(modes.inferring if modes else given, dims=dims, broadcasts=False, learns=True)
     training = (
-        read_onnx(modes.training, dims=dims, stretches=False, learns=True) if modes else graph
+        read_onnx(modes.training, dims=dims, broadcasts=False, learns=True) if modes else graph
     )
     if graph.strings is not None:
         raise CompileError(f"{loaded.label} takes or gives strings, which cannot be learnt from.")

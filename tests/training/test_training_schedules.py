@@ -67,7 +67,7 @@ def test_a_row_sum_with_a_number_for_each_row_reads_rows() -> None:
     np.testing.assert_allclose(result, wanted, rtol=1e-5)
 
 
-def test_sums_of_columns_read_whole_stretches_of_a_row() -> None:
+def test_sums_of_columns_read_contiguous_blocks_of_a_row() -> None:
     b = GraphBuilder("columns")
     x = _given(b, "x", 63, 1024)
     graph = b.finish([b.apply("reduce_sum", x, axes=(0,))], ["y"])

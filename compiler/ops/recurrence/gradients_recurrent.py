@@ -3,7 +3,7 @@
 Only what passes from step to step runs step by step, backwards (lstm_gradient and so on). It gives
 the cotangents of all gates; those of the weights are then one product over all steps. What the
 forward pass had in between is kept by the node itself. Both nodes are differentiated again as the
-loops of written_cells.py.
+loops of decomposed_cells.py.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from bessemer.compiler.ops.composite.composite import (
 )
 from bessemer.compiler.ops.composite.composite import transpose as transposed
 from bessemer.compiler.ops.recurrence.activations import require_slopes
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS
-from bessemer.compiler.ops.recurrence.written_cells import (
-    written_gru,
-    written_lstm,
-    written_rnn,
+from bessemer.compiler.ops.recurrence.decomposed_cells import (
+    decomposed_gru,
+    decomposed_lstm,
+    decomposed_rnn,
 )
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS
 
 
 def _kept(d: Differential, operator: str, own: int) -> tuple[Value, ...]:
@@ -94,7 +94,7 @@ def _first_state(d: Differential, direct: Value, gates: Value, weights: Value) -
 def rnn_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0 [, lengths])"""
     if any(d.cotangents[2:]):
-        return d.through(written_rnn)
+        return d.through(decomposed_rnn)
     (before,) = _kept(d, "rnn", 2)
     dy, dh = _given(d, 2)
     lengths = d.inputs[3:]
@@ -109,7 +109,7 @@ def rnn_gradient(d: Differential) -> Cotangents:
 def lstm_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0, c0 [, lengths] [, peepholes])"""
     if any(d.cotangents[3:]):
-        return d.through(written_lstm)
+        return d.through(decomposed_lstm)
     opened, before, content = _kept(d, "lstm", 3)
     dy, dh, dc = _given(d, 3)
     weights = transposed(d.builder, d.inputs[1], [1, 0])
@@ -139,7 +139,7 @@ def _peepholes(d: Differential, opened: Value, content: Value, gates: Value) -> 
 def gru_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0 [, lengths] [, bias])"""
     if any(d.cotangents[2:]):
-        return d.through(written_gru)
+        return d.through(decomposed_gru)
     opened, before = _kept(d, "gru", 2)
     dy, dh = _given(d, 2)
     linear = d.attributes.get("linear_before_reset", False)

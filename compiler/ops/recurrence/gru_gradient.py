@@ -22,6 +22,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence.activations import Gate, require_gates
+from bessemer.compiler.ops.recurrence.decomposed_cells import decomposed_gru_gradient
 from bessemer.compiler.ops.recurrence.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence.recurrence_cell import (
     Cell,
@@ -31,7 +32,6 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     working_dtype,
 )
 from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
-from bessemer.compiler.ops.recurrence.written_cells import written_gru_gradient
 
 _DEFAULT = DEFAULTS["gru"]
 
@@ -204,7 +204,7 @@ register(
         _infer,
         _reference,
         statements=statements_of(cell),
-        gradient=lambda d: d.through(written_gru_gradient),
+        gradient=lambda d: d.through(decomposed_gru_gradient),
         examples=(
             Example(_shapes(1, 1, 3)),
             Example(_shapes(4, 3, 17, 4), _LINEAR, 1e-4),

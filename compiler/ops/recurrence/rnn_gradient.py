@@ -19,6 +19,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence.activations import require_gates
+from bessemer.compiler.ops.recurrence.decomposed_cells import decomposed_rnn_gradient
 from bessemer.compiler.ops.recurrence.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence.recurrence_cell import (
     Cell,
@@ -28,7 +29,6 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     working_dtype,
 )
 from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
-from bessemer.compiler.ops.recurrence.written_cells import written_rnn_gradient
 
 _DEFAULT = DEFAULTS["rnn"]
 
@@ -106,7 +106,7 @@ register(
         _infer,
         _reference,
         statements=statements_of(cell),
-        gradient=lambda d: d.through(written_rnn_gradient),
+        gradient=lambda d: d.through(decomposed_rnn_gradient),
         examples=(
             Example(_shapes(1, 1, 3)),
             Example(_shapes(4, 3, 17), {"reverse": True}, 1e-4),

@@ -242,12 +242,12 @@ class _Tile:
     def _loop_over_rows(
         self, image: Size, plane_tap: tuple[Size, ...], sums: dict[_Output, Local], channel: Size
     ) -> None:
-        """Adds the rows of one image, each in stretches of its taps; `plane_tap` is the index of
+        """Adds the rows of one image, each in segments of its taps; `plane_tap` is the index of
         the plane in the weights, if these have planes."""
         work, band = self.band.work, self.band
         first, count = band.rows_of_taps
         columns = work.kernel[1]
-        _, length = work.stretches()
+        _, length = work.segments()
         with band.builder.loop(count) as number:
             tap = first + number
             row = work.place(0, band.begin, tap * work.dilations[0])
@@ -262,9 +262,9 @@ class _Tile:
                         for at in taps
                     }
                     source = dims.floordiv(channel, work.group) * work.group + member
-                    self._stretch((image, row), weights, sums, source)
+                    self._segment((image, row), weights, sums, source)
 
-    def _stretch(
+    def _segment(
         self,
         row: tuple[Size, Size],
         weights: Mapping[int, Expression],

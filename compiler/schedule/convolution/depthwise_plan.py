@@ -130,8 +130,8 @@ class Depthwise:
         is_long = self.kernel[0] * self.kernel[1] > MOST_IN_A_ROW
         return is_long or self.planes is not None or self.group > 1
 
-    def stretches(self) -> tuple[int, int]:
-        """The number of stretches into which a row of taps is cut, and the most taps in one: as
+    def segments(self) -> tuple[int, int]:
+        """The number of segments into which a row of taps is cut, and the most taps in one: as
         many as have their weights in registers at once."""
         count = ceil(self.kernel[1] / HELD)
         return count, ceil(self.kernel[1] / count)
@@ -159,7 +159,7 @@ def possible_tiles(work: Depthwise, target: Target) -> Iterator[TileSize]:
     """The tiles whose sums and weights fit into the registers, and whose code is not too long."""
     registers = target.vector_registers
     if work.loops_over_taps:
-        held = work.stretches()[1] if registers >= 32 else 4
+        held = work.segments()[1] if registers >= 32 else 4
         for columns in range(1, min(MOST_COLUMNS, registers - held - 2) + 1):
             yield TileSize(1, columns)
         return
@@ -190,7 +190,7 @@ def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
 def _looped_cycles(work: Depthwise, tile: TileSize) -> float:
     """Cycles per output and row of taps. A cycle starts two loads and two products; each product of
     a sum starts four cycles after the one before."""
-    count, taps = work.stretches()
+    count, taps = work.segments()
     inputs = work.reach(1, tile.columns) - work.reach(1, 1) + taps
     loads = count * work.group * (inputs + taps)
     of_a_sum = work.kernel[1] * work.group

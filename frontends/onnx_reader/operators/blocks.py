@@ -13,7 +13,7 @@ from bessemer.compiler.ops.narrow_types import SIGNED, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized
-from bessemer.frontends.onnx_reader.operators.written_out import dequantized
+from bessemer.frontends.onnx_reader.operators.dequantized_weights import dequantized
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

@@ -11,10 +11,10 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.divisible_axes import cut_to
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
-from bessemer.frontends.onnx_reader.whole_parts import cut_to
 
 _TERMS = 2
 """Of a padded size: what is padded, and the number of elements at both ends."""

@@ -14,6 +14,7 @@ from bessemer.compiler.ir.types import TensorType, dtype_of, i64
 from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.divisible_axes import cut_to, split_sizes
 from bessemer.frontends.onnx_reader.equal_sizes import (
     MustChooseError,
     agreed_size,
@@ -23,7 +24,6 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
 )
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
-from bessemer.frontends.onnx_reader.whole_parts import cut_to, split_sizes
 
 
 @rule("Identity")

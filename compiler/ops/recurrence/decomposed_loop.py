@@ -1,8 +1,8 @@
 """A recurrence as a loop of other operators: what its kernel computes, in nodes with gradients.
 
-Kernels of recurrences know their way back (lstm_gradient and so on), but no kernel knows the way
-back of that. Where a gradient is differentiated again, its node is written out: a loop over the
-steps whose body has products and pointwise nodes. written_cells.py has the bodies.
+Recurrences have kernels for their gradients (lstm_gradient and so on), but there are none for the
+gradients of these. Where a gradient is differentiated again, its node is decomposed: into a loop
+over the steps, whose body has products and pointwise nodes. decomposed_cells.py has the bodies.
 """
 
 from __future__ import annotations

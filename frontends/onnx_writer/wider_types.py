@@ -22,7 +22,7 @@ NOT_SMALL = ("matmul", "reduce_sum", "reduce_prod", "pow", "cumulative")
 SMALL = {i8: i32, i16: i32, u8: i32, u16: i32}
 
 
-def wider(node: Node) -> DType | None:
+def wider_type(node: Node) -> DType | None:
     """The type to compute a node in; None if ONNX has it as it is."""
     dtype = node.inputs[0].type.dtype if node.inputs else None
     if dtype is bf16 and node.operator.name in NOT_BF16:
@@ -34,7 +34,7 @@ def wider(node: Node) -> DType | None:
     return None
 
 
-def write_wider(emitter: Emitter, node: Node, write: Rule, dtype: DType) -> None:
+def write_in_wider_type(emitter: Emitter, node: Node, write: Rule, dtype: DType) -> None:
     """Writes a node with a wider type in place of its first input's."""
     narrow = node.inputs[0].type.dtype
     inputs = tuple(_cast_input(emitter, value, narrow, dtype) for value in node.inputs)

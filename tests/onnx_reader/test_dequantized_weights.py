@@ -21,7 +21,7 @@ from bessemer.frontends.train.trainer import Trainer
 from tests.onnx_check import operators
 
 
-def _written_out(constants: dict[str, Array], reader: onnx.NodeProto) -> onnx.ModelProto:
+def _dequantizing(constants: dict[str, Array], reader: onnx.NodeProto) -> onnx.ModelProto:
     """A network that casts weights of bytes and multiplies them, for a node that reads `real`."""
     centered = "zero" in constants
     nodes = [helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT)]
@@ -35,7 +35,7 @@ def _written_out(constants: dict[str, Array], reader: onnx.NodeProto) -> onnx.Mo
     )
     graph = helper.make_graph(
         [*nodes, reader],
-        "written_out",
+        "dequantizing",
         [helper.make_tensor_value_info("x", x, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
@@ -58,7 +58,7 @@ def test_products_take_weights_that_are_cast_and_multiplied(
     }
     if zero is not None:
         constants["zero"] = np.asarray(rng.uniform(60, 64, zero), np.float32)
-    model = _written_out(constants, helper.make_node("MatMul", ["x", "real"], ["y"]))
+    model = _dequantizing(constants, helper.make_node("MatMul", ["x", "real"], ["y"]))
     assert ("matmul_blocks" in operators(read_onnx(model))) is is_narrow
     compiled = bessemer.compile(model, threads=2, cache=False)
     for rows in (1, 5, 40):
@@ -82,7 +82,7 @@ def test_only_rows_that_are_looked_up_become_floats(
     }
     if zero is not None:
         constants["zero"] = np.asarray(rng.integers(-9, 9, zero), np.float32)
-    model = _written_out(constants, helper.make_node("Gather", ["real", "x"], ["y"]))
+    model = _dequantizing(constants, helper.make_node("Gather", ["real", "x"], ["y"]))
     read = read_onnx(model)
     casts = [node for node in read.walk() if node.operator.name == "cast"]
     gathered = [node for node in casts if node.outputs[0].type.shape[0] != 48]
@@ -122,7 +122,7 @@ def test_a_scale_is_learnt() -> None:
     weights = rng.integers(-100, 100, (48, 40)).astype(np.int8)
     scale = rng.uniform(0.001, 0.002, (1, 40)).astype(np.float32)
     reader = helper.make_node("MatMul", ["x", "real"], ["y"])
-    model = _written_out({"w": weights, "scale": scale}, reader)
+    model = _dequantizing({"w": weights, "scale": scale}, reader)
     network = network_from_onnx(model)
     assert list(network.parameters) == ["scale"]
     labels = [Input("label", ("n",), "i64")]

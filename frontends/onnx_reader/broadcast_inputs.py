@@ -31,7 +31,7 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
 Read = Callable[[Assumptions], Graph]
 
 
-def with_stretched_inputs(
+def with_broadcast_inputs(
     read: Read, merged: Mapping[str, Size], broadcast: Mapping[str, Size]
 ) -> Graph | None:
     """The model with inputs that are repeated where the run finds that they must be; None if there
@@ -58,7 +58,7 @@ def with_stretched_inputs(
         except (MustChooseError, CompileError):
             return None
         chosen = _chosen(graph, groups, merged)
-        return _read_with(read, chosen) if chosen.stretched else None
+        return _read_with(read, chosen) if chosen.broadcasting else None
     return None
 
 
@@ -88,7 +88,7 @@ def _chosen(
 ) -> Assumptions:
     """Which inputs are repeated, along which axes, and to what size."""
     now = dict(merged)
-    stretched_names: set[str] = set()
+    broadcasting_names: set[str] = set()
     common: dict[str, tuple[str, ...]] = {}
     alike = _alike(graph, groups)
     for group in groups:
@@ -102,8 +102,8 @@ def _chosen(
             now.pop(name, None)
             if size != symbol(name):
                 now[name] = size
-                stretched_names.add(name)
-    return Assumptions(now, stretched=frozenset(stretched_names), common=common)
+                broadcasting_names.add(name)
+    return Assumptions(now, broadcasting=frozenset(broadcasting_names), common=common)
 
 
 def bind_common_size(builder: GraphBuilder, name: str, parts: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ def bind_common_size(builder: GraphBuilder, name: str, parts: Sequence[str]) -> 
     builder.apply_many("bind", vector, symbols=(name,))
 
 
-def stretched(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
+def broadcast_input(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
     """The value with axes of 1 repeated, where the run finds that they are not as in `shape`: it is
     padded by its edge, and elements that are there are read where they lie."""
     rank = value.type.rank

@@ -1,4 +1,5 @@
-"""The steps of lstm, gru and rnn, and of their ways back, as nodes; see written_loop.py.
+"""Decompositions of lstm, gru, rnn and their gradients into loops of simpler nodes; see
+decomposed_loop.py.
 
 Each function gives the outputs of the operator of that name, from its inputs and attributes.
 """
@@ -13,18 +14,18 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import broadcast_to, cast, in_f32, scalar_like
+from bessemer.compiler.ops.recurrence.decomposed_loop import Sequences, over_steps, pointwise
 from bessemer.compiler.ops.recurrence.recurrence_rules import (
     DEFAULTS,
     RecurrenceAttributes,
     attributes_of,
 )
-from bessemer.compiler.ops.recurrence.written_loop import Sequences, over_steps, pointwise
 
-Written = Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]]
+Decomposition = Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]]
 _Step = tuple[Sequence[Value], Sequence[Value]]
 
 
-def written_rnn(
+def decomposed_rnn(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h [, h before each step])"""
@@ -45,7 +46,7 @@ def written_rnn(
     return _as(b, inputs[0], y, h, *([before] if node.keeps_steps else []))
 
 
-def written_rnn_gradient(
+def decomposed_rnn_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past all gates)"""
@@ -65,7 +66,7 @@ def written_rnn_gradient(
     return _as(b, inputs[0], found, direct)
 
 
-def written_lstm(
+def decomposed_lstm(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h, c [, gates, h and c before each step])"""
@@ -99,7 +100,7 @@ def written_lstm(
     return _as(b, inputs[0], y, h, c, *(kept if node.keeps_steps else []))
 
 
-def written_lstm_gradient(
+def decomposed_lstm_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past all gates, c0's cotangent [, totals])"""
@@ -137,7 +138,7 @@ def written_lstm_gradient(
     return _as(b, inputs[0], found, direct, dc0, *totals)
 
 
-def written_gru(
+def decomposed_gru(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h [, gates and h before each step])"""
@@ -176,7 +177,7 @@ def written_gru(
     return _as(b, inputs[0], y, h, *(kept if node.keeps_steps else []))
 
 
-def written_gru_gradient(
+def decomposed_gru_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past the weights)"""

@@ -25,10 +25,10 @@ def dequantized(context: NodeContext, x: Value) -> Dequantized | None:
     A scale that a Mul reads may be learnt like any other factor, one of DequantizeLinear is not.
     """
     made = context.subgraphs.dequantized.get(x)
-    return made if made is not None or context.subgraphs.learns else _written_out(context, x)
+    return made if made is not None or context.subgraphs.learns else _by_arithmetic(context, x)
 
 
-def _written_out(context: NodeContext, x: Value) -> Dequantized | None:
+def _by_arithmetic(context: NodeContext, x: Value) -> Dequantized | None:
     node = _producer(context, x, "mul")
     if node is None or x.type.rank != 2 or not x.type.dtype.is_float:
         return None
