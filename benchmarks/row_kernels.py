@@ -1,7 +1,7 @@
 """Layer norm, softmax and GELU over 16 MiB against the copy bandwidth measured beside them.
 
 Both are the best of three batches of runs: the first ones move into the caches what fits there.
-The bar is about copying by ordinary stores. Copying by stores past the caches is measured too: for
+The bar is about copying by ordinary stores. Copying by streaming stores is measured too: for
 arrays no smaller than half of the last cache it is the faster way, and what our kernels do.
 """
 

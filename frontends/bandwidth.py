@@ -198,7 +198,7 @@ def _read_loop(lanes: int) -> str:
 
 
 def _copy_loop(name: str, lanes: int, streams: bool = False) -> str:
-    """Copies; with `streams` past the caches."""
+    """Copies; with `streams`, by streaming stores."""
     vector, width = f"<{lanes} x i32>", lanes * 4
     steps = []
     for k in range(_UNROLL):

@@ -323,8 +323,8 @@ class Prefetch:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A hint: what the rest of the block stores to this buffer is not read soon, and may go to
-    memory past the caches."""
+    """A hint: what the rest of the block stores to this buffer is not read soon, and may be written
+    by streaming (non-temporal) stores."""
 
     buffer: Buffer
 

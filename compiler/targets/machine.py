@@ -38,8 +38,8 @@ class Target:
     `has_dot_bf16`: one adds two products of bf16 to an f32, for every lane (vdpbf16ps), and one
     rounds f32 to bf16.
     `has_tiles`: products of tiles of 16 rows x 64 bytes, of bf16 or of bytes (AMX).
-    `last_cache`: bytes of the last cache; kernels that read and write more store past the caches.
-    0 for machines where that does not pay, or nobody has tried.
+    `last_cache`: bytes of the last cache; kernels that read and write more use streaming
+    stores. 0 for machines where that does not pay, or nobody has tried.
     `l1_ways` is the number of lines in a set of the first-level cache.
     `vector_letter` is by what inline assembly names a register that barriers between the steps of a
     product hold; "" where they hold none.

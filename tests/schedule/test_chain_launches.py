@@ -125,7 +125,7 @@ def _pool_after_convolution() -> _Net:
 
 
 def _scaled_by_channel() -> _Net:
-    """Its first kernel would store past the caches."""
+    """Its first kernel would use streaming stores."""
     net = _Net(1, 64, 40, 50)
     net.add("Sigmoid")
     net.conv(64, 64)

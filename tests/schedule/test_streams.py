@@ -1,4 +1,4 @@
-"""Packed operands that no cache keeps are stored past the caches, and are what they were."""
+"""Packed operands that no cache keeps are written by streaming stores, and are what they were."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ def _product(rows: int, depth: int, columns: int, transposed: bool = False) -> G
 
 
 def _streaming(graph: Graph) -> list[str]:
-    """The kernels whose code stores past the caches."""
+    """The kernels whose code has streaming stores."""
     target = parse_target("x86_64-avx512")
     kernels = kernels_of(build_program(graph, target).steps)
     return [k.name for k in kernels if "!nontemporal" in emit_kernel(k, target).text]

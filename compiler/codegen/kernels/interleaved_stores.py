@@ -109,7 +109,7 @@ def _emit(
         pieces += zip((places[column] for column in columns), parts)
     for place, value in pieces:
         pointer = indices(state).address(buffer, offset + place)
-        if streaming.passes_by(state, buffer, offset + place, value.lanes):
+        if streaming.is_streamed(state, buffer, offset + place, value.lanes):
             streaming.store(w, pointer, value)
         else:
             w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {buffer.dtype.bytes}")

@@ -63,7 +63,7 @@ class KernelState:
     current column. `values` remembers the subexpressions of the current statement; `narrow`
     remembers the 16 bits from which a float was made. `special` writes the statements that a
     machine has its own form for, and returns whether it did. `streamed` are the buffers that this
-    form of the kernel may store to past the caches, `streaming` those for which it does so from
+    form of the kernel may write by streaming stores, `streaming` those for which it does so from
     here on. `made_of_given` says where the results of `of_given` are.
     """
 

@@ -39,7 +39,7 @@ def store(
     if stride == 1 and mask is not None:
         _store_under(w, indices.address(buffer, offset), raw, mask, alignment)
     elif stride == 1:
-        if streaming.passes_by(state, buffer, offset, raw.lanes):
+        if streaming.is_streamed(state, buffer, offset, raw.lanes):
             streaming.store(w, indices.address(buffer, offset), raw)
             return
         alignment = state.alignment(buffer, offset, raw.lanes)

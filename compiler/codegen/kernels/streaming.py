@@ -1,13 +1,14 @@
-"""Stores past the caches, for outputs that no cache would keep until they are read.
+"""Streaming (non-temporal) stores, for outputs that no cache would keep until they are read.
 
-An ordinary store to a line that is in no cache first reads it from memory, and later pushes other
-lines out. A streaming one does neither, but wants an address that the vector's size divides: a
-kernel that streams is there twice, and looks at the addresses of its arrays when it begins.
+An ordinary store to a line that is in no cache first reads it from memory, and later evicts other
+lines. A streaming one does neither, but requires an address that is a multiple of the vector's
+size. So a kernel with streaming stores is compiled in two forms, and looks at the addresses of its
+arrays when it begins.
 
-All cores together may store no faster past the caches than one of them (43 GB/s, where ordinary
-stores of two cores reached 115 in their common last cache): several threads stream only what that
-cache cannot hold. Where it just cannot, each streams half of its rows, every other thread the last
-half: at any time some threads wait for memory, and others for the cache.
+The streaming stores of all cores together may be no faster than those of one (43 GB/s, where
+ordinary stores of two cores reached 115 in their common last cache): several threads stream only
+what that cache cannot hold. Where it just cannot, each streams half of its rows, every other thread
+the last half: at any time some threads wait for memory, and others for the cache.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _SIGNATURE = "(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
 
 
 def streamed_buffers(kernel: Kernel) -> list[str]:
-    """The buffers that a kernel should store to past the caches, if it can."""
+    """The buffers that a kernel should write by streaming stores, if it can."""
     found = (s.buffer.name for s in walk_loops.walk(kernel.body) if isinstance(s, loops.Stream))
     return list(dict.fromkeys(found))
 
 
-def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> bool:
-    """Whether a store of this many lanes from this offset on goes past the caches; it must consist
-    of whole lines."""
+def is_streamed(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> bool:
+    """Whether a store of this many lanes from this offset on is a streaming one; it must consist of
+    whole lines."""
     if buffer.name not in state.streaming or state.vectors is None:
         return False
     # All vector loops begin a vector at a multiple of its width.
@@ -50,19 +51,19 @@ def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> b
 
 
 def store(w: Writer, pointer: Pointer, value: Value) -> None:
-    """A store of whole cache lines past the caches."""
+    """A streaming store of whole cache lines."""
     w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {CACHE_LINE}, !nontemporal !0")
 
 
 def end(state: KernelState) -> None:
-    """Makes the stores past the caches visible to other threads before any later store of this
+    """Makes the streaming stores visible to other threads before any later store of this
     thread."""
     state.writer.declarations.add(f"declare void @{_FENCE}()")
     state.writer.line(f"call void @{_FENCE}()")
 
 
 def form_names(kernel: Kernel) -> tuple[str, str]:
-    """The names of the functions that do and do not store past the caches."""
+    """The names of the functions that do and do not use streaming stores."""
     return f"{kernel.name}_streaming", f"{kernel.name}_usual"
 
 
@@ -120,13 +121,13 @@ def _calls(*calls: tuple[str, str, str]) -> list[str]:
 
 
 def _choice(kernel: Kernel, last_cache: int) -> list[str]:
-    """The branch to the form for this range of items. A thread that runs alone stores everything
-    past the caches.
+    """The branch to the form for this range of items. A thread that runs alone streams
+    everything.
 
     Measured on Zen 5 with arrays of 32 MiB in all, a cache of the same size, and two threads, in
     GB/s for layer norm, softmax and GELU:
 
-        two cores copy        ordinary stores    past the caches    halves
+        two cores copy        ordinary stores    streaming          halves
         200 GB/s              140, 121, 145      139, 145, 149      159, 135, 152
         120 GB/s               84,  73, 112       82,  82,  83      111, 100, 120
         arrays of 48 MiB       69,  57,  81      110, 112, 101       83,  71,  88
