@@ -37,7 +37,7 @@ def test_in_float64_a_curve_is_torchs(name: str, optimizer: str) -> None:
     ours = curves.our_losses(subject, optimizer, "f64")
     theirs = curves.torch_losses(subject, optimizer, "f64")
     assert np.ptp(theirs) > 0.3  # it moves
-    assert curves.apart(ours, theirs) < 1e-10
+    assert curves.difference(ours, theirs) < 1e-10
 
 
 @pytest.mark.parametrize(("name", "optimizer"), PAIRS)
@@ -45,7 +45,7 @@ def test_in_float32_a_curve_is_torchs(name: str, optimizer: str) -> None:
     subject = subjects.SUBJECTS[name]
     ours = curves.our_losses(subject, optimizer, "f32")
     theirs = curves.torch_losses(subject, optimizer, "f32")
-    assert curves.apart(ours, theirs) < 1e-4
+    assert curves.difference(ours, theirs) < 1e-4
 
 
 @pytest.mark.lectures

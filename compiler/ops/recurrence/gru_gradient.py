@@ -94,7 +94,7 @@ class _Way:
         self.dy, _, _, self.opened, self.before, *_ = inputs
         self.found, direct = outputs
         self.working, self.width = working_dtype(self.dy.dtype), direct.shape[1]
-        self.turns = builder.scratch(self.working, (2, depth, *direct.shape))
+        self.double_buffer = builder.scratch(self.working, (2, depth, *direct.shape))
 
     def gate(self, place: Place, number: int) -> Expression:
         column = number * self.width + place.column
@@ -109,16 +109,16 @@ class _Way:
         column = number * self.width + place.column
         self.builder.store(self.found, (place.time, place.row, column), value)
 
-    def turn(self, place: Place, number: int, value: Expression) -> None:
-        turn = ((place.step + 1) % 2, number, place.row, place.column)
-        self.builder.store(self.turns, turn, value)
+    def keep(self, place: Place, number: int, value: Expression) -> None:
+        index = ((place.step + 1) % 2, number, place.row, place.column)
+        self.builder.store(self.double_buffer, index, value)
 
     def begin(self, place: Place, dh: Expression) -> tuple[Expression, Expression]:
         """Settles dz; gives (dh * z, dn)."""
         z, n = self.gate(place, 0), self.gate(place, 2)
         dz = self.builder.define(dh * (self.old(place) - n) * self.opening.slope(z), "dz").value
         self.store(place, 0, dz)
-        self.turn(place, 0, dz)
+        self.keep(place, 0, dz)
         dn = self.builder.define(dh * (1 - z) * self.new.slope(n), "dn").value
         self.store(place, 2, dn)
         return self.builder.define(dh * z, "past").value, dn
@@ -126,7 +126,7 @@ class _Way:
     def reset(self, place: Place, r: Expression, seen: Expression) -> None:
         dr = self.builder.define(seen * self.opening.slope(r), "dr").value
         self.store(place, 1, dr)
-        self.turn(place, 1, dr)
+        self.keep(place, 1, dr)
 
 
 def cell(
@@ -143,7 +143,7 @@ def cell(
     products = _linear(way, from_dy) if node.linear_before_reset else _in_two(way, from_dy)
     return Cell(
         weights, dh, None, direct, dy, products, (), node.lengths(lengths), not node.reverse,
-        cleared=(way.turns,), ended=(found,), read=(way.opened, way.before),
+        cleared=(way.double_buffer,), ended=(found,), read=(way.opened, way.before),
         replaces=(way.opened, way.found),
     )  # fmt: skip
 
@@ -154,15 +154,15 @@ def _linear(way: _Way, from_dy: Any) -> tuple[Product, ...]:
         past, dn = way.begin(place, dh)
         r = way.gate(place, 1)
         way.reset(place, r, dn * way.gate(place, 3))
-        way.turn(place, 2, dn * r)
+        way.keep(place, 2, dn * r)
         return past
 
-    return (Product((0,), finish, from_dy, way.turns),)
+    return (Product((0,), finish, from_dy, way.double_buffer),)
 
 
 def _in_two(way: _Way, from_dy: Any) -> tuple[Product, ...]:
     """The reset gate's cotangent needs a product of its own."""
-    shape = (way.turns.shape[2], way.width)
+    shape = (way.double_buffer.shape[2], way.width)
     kept, new = way.builder.scratch(way.working, shape), way.builder.scratch(way.working, shape)
 
     def begin(place: Place, sums: Sequence[Expression], state: Expression) -> None:
@@ -181,7 +181,7 @@ def _in_two(way: _Way, from_dy: Any) -> tuple[Product, ...]:
     rows = way.width
     assert isinstance(rows, int)
     return (
-        Product((0,), begin, from_dy, way.turns),
+        Product((0,), begin, from_dy, way.double_buffer),
         Product((0,), finish, nothing, new, first=2 * rows),
     )
 

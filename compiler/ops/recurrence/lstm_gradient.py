@@ -104,7 +104,7 @@ def cell(
     node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, _ = node.gates(opened.dtype)
     hidden_gate = replace(node, clip=0.0).gates()[2]
-    turns = builder.scratch(working, (2, 4, *direct.shape))
+    double_buffer = builder.scratch(working, (2, 4, *direct.shape))
 
     def peephole(number: int, place: Place) -> Expression:
         if not node.has_peepholes:
@@ -129,19 +129,19 @@ def cell(
         df = builder.define(df, "df").value
         for n, value in enumerate((di, do, df, dc * i * cell_gate.slope(g))):
             stored = builder.define(value, "gate").value
-            turn = ((place.step + 1) % 2, n, place.row, column)
-            builder.store(turns, turn, stored)
+            index = ((place.step + 1) % 2, n, place.row, column)
+            builder.store(double_buffer, index, stored)
             builder.store(found, (*at, n * width + column), stored)
         dc = dc * f + di * peephole(0, place) + df * peephole(2, place)
         builder.store(dc0, (place.row, column), dc)
         return constant(0, working)
 
-    product = Product((0,), finish, from_input(dy, width, working), turns)
+    product = Product((0,), finish, from_input(dy, width, working), double_buffer)
     return Cell(
         weights, dh, None, direct, dy, (product,), ((dc, dc0),),
-        node.lengths(optional), not node.reverse, cleared=(turns,), ended=(found,),
+        node.lengths(optional), not node.reverse, cleared=(double_buffer,), ended=(found,),
         read=(opened, content), replaces=(opened, found),
-        totals=(turns, totals[0]) if node.has_totals else None,
+        totals=(double_buffer, totals[0]) if node.has_totals else None,
     )  # fmt: skip
 
 

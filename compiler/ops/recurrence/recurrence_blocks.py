@@ -129,10 +129,10 @@ class Blocks:
             sums = [builder.define(value, "sum") for value in begin]
             with builder.loop(block.parts) as within:
                 part = block.part + within
-                turn = (gate * self.parts + part) * block.count + block.number
+                step = (gate * self.parts + part) * block.count + block.number
                 number = dims.ceildiv(before, -(-count // groups))
                 ahead = partial(self._ahead, part, block.start + block.size, gate, number, groups)
-                for k in self._depth(first + before, height, turn, block.length, ahead):
+                for k in self._depth(first + before, height, step, block.length, ahead):
                     at = (part, block.start + k)
                     weight = builder.define(self.weight(*at, gate, j), "w").value
                     for row, total in zip(rows, sums, strict=True):
@@ -141,18 +141,18 @@ class Blocks:
                 builder.store(memory, place, total.value)
 
     def _depth(
-        self, first: Size, rows: int, turn: Size, length: Size, ahead: Callable[[Size, int], None]
+        self, first: Size, rows: int, step: Size, length: Size, ahead: Callable[[Size, int], None]
     ) -> Iterator[Size]:
         """Opens the loop over a block's depth, in pieces, before each of which a part of what a few
         rows need is fetched: in every block some."""
-        turns = self.gates * self.parts * -(-self.depth // self._most)
-        each = -(-rows // turns)
+        steps = self.gates * self.parts * -(-self.depth // self._most)
+        each = -(-rows // steps)
         pieces = 1
         if isinstance(length, int):
             pieces = next(count for count in range(PIECES, 0, -1) if length % count == 0)
         with self.builder.loop(pieces) as piece:
             self.fetch(
-                lambda near: first + dims.minimum(turn * each + near, rows - 1), each, piece, pieces
+                lambda row: first + dims.minimum(step * each + row, rows - 1), each, piece, pieces
             )
             ahead(piece, pieces)
             with self.builder.loop(length // pieces) as k:

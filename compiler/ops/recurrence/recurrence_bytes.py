@@ -58,8 +58,8 @@ class ByteState:
         """An element without its scale (i32)."""
         return convert(self._bytes[self._member, row, k], i32) - self.zero
 
-    def round(self, state: Buffer, turn: Size, member: Size, lanes: int) -> None:
-        """Rounds `state[turn]`."""
+    def round(self, state: Buffer, parity: Size, member: Size, lanes: int) -> None:
+        """Rounds `state[parity]`."""
         builder = self._builder
         self._member = member
         low, high = (builder.define(constant(0.0, state.dtype), name) for name in ("low", "high"))
@@ -67,8 +67,8 @@ class ByteState:
             builder.loop(self._batch) as row,
             builder.loop(self._hidden, "vector", lanes=lanes) as j,
         ):
-            low.accumulate("min", state[turn, row, j])
-            high.accumulate("max", state[turn, row, j])
+            low.accumulate("min", state[parity, row, j])
+            high.accumulate("max", state[parity, row, j])
         distance = high.value - low.value
         # A state of zeros has no range; any scale is right for it.
         scale = select(binary("eq", distance, 0.0), 1.0, distance / float(_HIGHEST))
@@ -80,7 +80,7 @@ class ByteState:
             builder.loop(self._batch) as row,
             builder.loop(self._hidden, "vector", lanes=lanes) as j,
         ):
-            unit = unary("round", state[turn, row, j] / self.scale) + offset.value
+            unit = unary("round", state[parity, row, j] / self.scale) + offset.value
             builder.store(self._bytes, (member, row, j), convert(_bounded(unit), u8))
 
     def multiply(

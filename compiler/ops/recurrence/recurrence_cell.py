@@ -28,8 +28,8 @@ class Product:
     `finish(place, sums, state)` gives the new state of a column, if these gates settle it; `sums`
     have the type that is computed in. `start(place, gate)`: what else belongs to a sum.
     `open(gate, sum)`: what becomes of it before `finish` sees it, without a look at other sums.
-    A factor [B, K], or [2, n, B, K] that takes turns as states do, is multiplied with K rows of the
-    weights, or n * K, from `first` on.
+    A factor [B, K], or [2, n, B, K] that is double-buffered as states are, is multiplied with K
+    rows of the weights, or n * K, from `first` on.
     """
 
     gates: tuple[int, ...]
@@ -43,8 +43,8 @@ class Product:
         """How many parts the factor has, and the columns of each."""
         if self.factor is None:
             return 1, hidden
-        *turns, _, columns = self.factor.shape
-        return (turns[1] if turns else 1), columns
+        *buffers, _, columns = self.factor.shape
+        return (buffers[1] if buffers else 1), columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class Cell:
     `cleared`, [2, n, B, H], are 0 at the beginning. `ended`, of H columns or a multiple, are 0
     behind the end of a sequence, as y is. `replaces`: an input, and the output that may lie in its
     place, since each element is read before the one of the same place is written. `totals` are sums
-    over all steps and rows, [n * H], of what products write to a buffer [2, n, B, H] that takes
-    turns. With `scales`, one for each column of the weights, these are i8 and the state is rounded
-    to u8 in every step (see recurrence_bytes.py).
+    over all steps and rows, [n * H], of what products write to a buffer [2, n, B, H] that is
+    double-buffered. With `scales`, one for each column of the weights, these are i8 and the state
+    is rounded to u8 in every step (see recurrence_bytes.py).
     """
 
     recurrent: Buffer

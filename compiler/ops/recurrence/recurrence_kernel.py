@@ -6,7 +6,7 @@
           += state[row, k] * weights[k, gate, column]
         new state of these columns, from the sums
 
-A state is read whole while its columns are written one after the other: two take turns.
+A state is read whole while its columns are written one after the other: it is double-buffered.
 Panels go up in even steps and down in odd ones: where the weights are a little more than a cache
 holds, those read last are read again first.
 
@@ -33,8 +33,8 @@ from bessemer.compiler.ops.recurrence.recurrence_fetch import Fetch
 from bessemer.compiler.ops.recurrence.recurrence_layout import (
     MOST_SUMS,
     Layout,
-    apart_in_sets,
     pack_panels,
+    padded_columns,
 )
 from bessemer.compiler.ops.recurrence.recurrence_lengths import (
     Groups,
@@ -73,16 +73,16 @@ class _Writer:
         self.working = working_dtype(cell.h.dtype)
         self.width: Size = layout.width or self.hidden
         self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
-        columns = apart_in_sets(self.hidden, cell.h.dtype.bytes)
+        columns = padded_columns(self.hidden, cell.h.dtype.bytes)
         self.state = builder.scratch(cell.h.dtype, (2, self.batch, columns))
         self.bytes: ByteState | None = None
         self.pairs: PairState | None = None
-        self.blocks = _known(self.batch) // layout.apart if layout.apart else 1
+        self.blocks = _known(self.batch) // layout.block_rows if layout.block_rows else 1
         self.sums = Sums(builder, cell)
-        if layout.apart and cell.totals is not None:
+        if layout.block_rows and cell.totals is not None:
             _, totals = cell.totals
             parts = builder.scratch(totals.dtype, (self.blocks, *totals.shape))
-            self.sums = Sums(builder, cell, parts, layout.apart)
+            self.sums = Sums(builder, cell, parts, layout.block_rows)
         members = self.panels if layout.team else 1
         if cell.scales is not None:
             self.bytes = ByteState(builder, members, self.batch, self.hidden)
@@ -106,7 +106,7 @@ class _Writer:
             share = Share(first, self._local(end - first), member)
             if self.layout.packs:
                 pack_panels(builder, self.cell, self.layout, first, share.count)
-            if not self.layout.apart:
+            if not self.layout.block_rows:
                 self._all_sequences(share)
                 return
             self.sums.clear(lambda: self._columns(share))
@@ -122,9 +122,9 @@ class _Writer:
         """The blocks of rows of a member, one after the other, with all columns."""
         count = self._local(dims.floordiv(self.blocks, members))
         with self.builder.loop(count) as number:
-            row = self._local((member * count + number) * self.layout.apart)
-            share = Share(0, self.panels, None, row, self.layout.apart)
-            rows = [row + i for i in range(self.layout.apart)]
+            row = self._local((member * count + number) * self.layout.block_rows)
+            share = Share(0, self.panels, None, row, self.layout.block_rows)
+            rows = [row + i for i in range(self.layout.block_rows)]
             self._sequences(share, lambda: iter([rows]))
 
     def _all_sequences(self, share: Share) -> None:
@@ -156,7 +156,7 @@ class _Writer:
 
     def _groups(self) -> Iterator[list[Size]]:
         """All rows, in groups of about equal size."""
-        return row_groups(self.builder, self.batch, self.layout.apart or self.layout.rows)
+        return row_groups(self.builder, self.batch, self.layout.block_rows or self.layout.rows)
 
     # Steps
 
@@ -376,8 +376,8 @@ class _Writer:
             return self.bytes.element(row, k)
         factor = work.product.factor
         if factor is not None:
-            turn = (work.step % 2, part) if len(factor.shape) == 4 else ()
-            return convert(factor[(*turn, row, k)], self.working)
+            buffer = (work.step % 2, part) if len(factor.shape) == 4 else ()
+            return convert(factor[(*buffer, row, k)], self.working)
         return convert(self.state[work.step % 2, row, k], self.working)
 
     def _local(self, size: Size) -> Size:

@@ -22,7 +22,7 @@ _SETS_BYTES = 4096
 """Lines so far apart share a set of the first-level cache, on all machines that we know."""
 
 
-def apart_in_sets(columns: Size, element: int) -> Size:
+def padded_columns(columns: Size, element: int) -> Size:
     """The length of rows of so many columns whose lines do not all lie in one or two sets of the
     first-level cache: a tile reads the same column of more rows than a set has room for."""
     if not isinstance(columns, int) or columns * element % (_SETS_BYTES // 2):
@@ -40,8 +40,8 @@ class Layout:
     weights as [panels, gates, H, width]. Where an instruction multiplies a `group` of numbers,
     weights are packed as [panels, H / group, gates, width, group]: those of bytes, which come with
     the `totals` of their columns, and pairs of bfloat16 (recurrence_pairs.py). With `packs` the
-    kernel of a team packs them itself. `apart` rows may be a block that a member of a small team
-    computes by itself. `far` weights are more than the second-level cache holds.
+    kernel of a team packs them itself. `block_rows` rows may be a block that a member of a small
+    team computes by itself. `far` weights are more than the second-level cache holds.
     """
 
     rows: int = 1
@@ -53,7 +53,7 @@ class Layout:
     packs: bool = False
     blocked: bool = False
     group: int = 1
-    apart: int = 0
+    block_rows: int = 0
     far: bool = False
 
 

@@ -44,7 +44,7 @@ class Sums:
         """Adds what a step has written to these columns, for groups of rows."""
         if self.cell.totals is None:
             return
-        turns, totals = self.cell.totals
+        double_buffer, totals = self.cell.totals
         target = totals if self.blocks is None else self.blocks
         for rows in groups():
             block = () if self.blocks is None else (dims.floordiv(rows[0], self.rows),)
@@ -53,7 +53,7 @@ class Sums:
                     at = (*block, number * self.cell.h.shape[1] + j)
                     total = target[at]
                     for row in rows:
-                        total = total + turns[(step + 1) % 2, number, row, j]
+                        total = total + double_buffer[(step + 1) % 2, number, row, j]
                     self.builder.store(target, at, total)
 
     def add_up(self, columns: Columns) -> None:

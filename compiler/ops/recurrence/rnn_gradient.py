@@ -76,20 +76,20 @@ def cell(
     working, width = working_dtype(dy.dtype), direct.shape[1]
     node = attributes_of(_DEFAULT, attributes)
     (gate,) = node.gates(y.dtype)
-    turns = builder.scratch(working, (2, 1, *direct.shape))
+    double_buffer = builder.scratch(working, (2, 1, *direct.shape))
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         at = (place.time, place.row, place.column)
         value = (sums[0] + state) * gate.slope(convert(y[at], working))
         value = builder.define(value, "gate").value
-        builder.store(turns, ((place.step + 1) % 2, 0, place.row, place.column), value)
+        builder.store(double_buffer, ((place.step + 1) % 2, 0, place.row, place.column), value)
         builder.store(found, at, value)
         return constant(0, working)
 
-    product = Product((0,), finish, from_input(dy, width, working), turns)
+    product = Product((0,), finish, from_input(dy, width, working), double_buffer)
     return Cell(
         weights, dh, None, direct, dy, (product,), (), node.lengths(lengths), not node.reverse,
-        cleared=(turns,), ended=(found,), read=(y,), replaces=(y, found),
+        cleared=(double_buffer,), ended=(found,), read=(y,), replaces=(y, found),
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ _CELLS: dict[str, Callable[..., Cell]] = {
 }
 ENOUGH_ROWS = 16
 _MOST_ROWS = 6
-FEWEST_APART, MOST_BLOCK_ROWS = 8, 12
+FEWEST_BLOCK_ROWS, MOST_BLOCK_ROWS = 8, 12
 
 
 def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
@@ -242,14 +242,16 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     width = vectors * lanes
     if team and _is_blocked(cell, shape, 2 * lanes):
         rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
-        apart = _rows_apart(shape, target)
+        block_rows = _block_rows(shape, target)
         far = shape.weights > target.l2_bytes
-        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True, apart=apart, far=far)
+        return Layout(
+            rows, (), 2 * lanes, lanes, team=True, blocked=True, block_rows=block_rows, far=far
+        )
     team = team and shape.hidden > width
     return Layout(rows, (), width, lanes, team, group=shape.group)
 
 
-def _rows_apart(shape: _Shape, target: Target) -> int:
+def _block_rows(shape: _Shape, target: Target) -> int:
     """The number of rows in a block, if several blocks are as fast separately as all rows together:
     the cache of a core has room for all weights, and enough rows share each load of a weight. An
     even number of blocks is preferred, which two members can share. 0 where there is no such
@@ -257,7 +259,7 @@ def _rows_apart(shape: _Shape, target: Target) -> int:
     assert isinstance(shape.batch, int)
     if shape.weights > target.l2_bytes:
         return 0
-    fitting = range(FEWEST_APART, MOST_BLOCK_ROWS + 1)
+    fitting = range(FEWEST_BLOCK_ROWS, MOST_BLOCK_ROWS + 1)
     sizes = [rows for rows in fitting if shape.batch % rows == 0 and rows < shape.batch]
     return min(sizes, key=lambda rows: (shape.batch // rows % 2, rows), default=0)
 
