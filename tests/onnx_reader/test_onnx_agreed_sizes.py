@@ -32,6 +32,7 @@ _CASES: dict[str, tuple[dict[str, Any], Array, dict[str, Array]]] = {
     "InstanceNormalization": ({}, _IMAGE, {"s": floats(4), "b": floats(4)}),
     "GroupNormalization": ({"num_groups": 2}, _IMAGE, {"s": floats(4), "b": floats(4)}),
     "LayerNormalization": ({"axis": -2}, _ROWS, {"s": floats(3, 4), "b": floats(4)}),
+    "GridSample": ({}, _IMAGE, {"g": np.tanh(floats(2, 5, 3, 2))}),
     "Einsum": ({"equation": "b...j,jk->...bk"}, _ROWS, {"w": floats(4, 5)}),
     "DequantizeLinear": ({"axis": 1}, _BYTES, {"s": np.abs(floats(4))}),
     "ai.onnx.ml::LinearRegressor": (
@@ -76,6 +77,7 @@ def test_weights_say_what_a_free_size_is(name: str) -> None:
         ("BatchNormalization", "xsbmv"),
         ("InstanceNormalization", "xsb"),
         ("GroupNormalization", "b"),
+        ("GridSample", "xg"),
     ],
 )
 def test_free_sizes_of_factors_summands_and_statistics_are_one(name: str, free: str) -> None:

@@ -35,6 +35,11 @@ def read_grid_sample(context: NodeContext) -> Value:
     if mode not in _SAMPLING:
         context.wrong(f"mode is {mode!r}")
     x = _image(context)
+    grid = context.cast(context.input(1), x.type.dtype)
+    if grid.type.rank < 2:
+        context.wrong(f"the grid is {grid.type}, positions for each image are wanted")
+    grid = with_size(context.builder, grid, -1, x.type.rank - 2, "one for each axis of an image")
+    grid = with_size(context.builder, grid, 0, x.type.shape[0], "the number of images")
     padding = context.text("padding_mode", "zeros")
     if padding != "zeros":
         pixels = x.type.shape[1:-1]
@@ -42,7 +47,7 @@ def read_grid_sample(context: NodeContext) -> Value:
     result = context.apply(
         "grid_sample",
         x,
-        context.cast(context.input(1), x.type.dtype),
+        grid,
         mode=_SAMPLING[mode],
         padding=padding,
         align_corners=bool(context.integer("align_corners", 0)),
