@@ -20,6 +20,7 @@ that one panel serves all tiles of a block before the next panel comes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeAlias
@@ -215,7 +216,8 @@ class _Writer:
     def _tiles(self, place: Place, first: Size, count: Size) -> None:
         """Writes all sums of a block of tiles, and their epilogue. A sum that is cut into depth
         blocks is added up in an array on the stack: one pass over the tiles for each depth block,
-        then one for the epilogues."""
+        then one for the epilogues. A depth that only the run knows may be one depth block, which
+        needs no array."""
         sums, depth = self.sums, self.walk.depth
         if self.tiling.depth_block is None:
             begin = self.contraction.first_step
@@ -225,11 +227,28 @@ class _Writer:
         rows = self.cut.height * self.walk.unit
         shape = (self.tiling.block * rows, place.width)
         memory = self.builder.allocate(self.contraction.dtype, shape)
-        sums.clear(memory, count * rows)
+        with self._if_many_depth_blocks():
+            sums.clear(memory, count * rows)
         for part, ahead in self._depth_blocks(self.tiling.depth_block):
             work = partial(sums.write_part, depth=part, sums=memory)
             self._each(place, first, count, work, ahead)
-        self._each(place, first, count, partial(sums.write_end, sums=memory))
+        with self._if_many_depth_blocks():
+            self._each(place, first, count, partial(sums.write_end, sums=memory))
+
+    def _if_many_depth_blocks(self) -> AbstractContextManager[object]:
+        """What follows is needed unless the run finds that the depth is one depth block."""
+        count = self._free_depth_blocks
+        if count is None:
+            return nullcontext()
+        return self.builder.when(binary("ne", index_value(count), 1))
+
+    @property
+    def _free_depth_blocks(self) -> Size | None:
+        """The number of depth blocks, if only the run knows it."""
+        run, *others = self.walk.depth
+        if others or isinstance(run.extent, int) or self.tiling.depth_block is None:
+            return None
+        return dims.ceildiv(run.extent, self.tiling.depth_block)
 
     def _depth_blocks(self, length: int) -> Iterator[tuple[DepthBlock, Size]]:
         """Opens the loop over the depth blocks. Yields the current depth block, and
@@ -243,13 +262,16 @@ class _Writer:
                 place, tap = step * run.a_stride, (run, step)
                 yield DepthBlock(tuple(others), place, begin, steps, tap), run.a_stride
             return
+        free = self._free_depth_blocks
+        is_all = None if free is None else binary("eq", index_value(free), 1)
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length
             extent = self.builder.local(dims.minimum(length, run.extent - begin))
             axis = DepthAxis(extent, run.a_stride)
             steps = dims.ceildiv(extent, group)
             at = first + step * (length // group)
-            yield DepthBlock((axis,), begin * run.a_stride, at, steps), length * run.a_stride
+            ahead = length * run.a_stride
+            yield DepthBlock((axis,), begin * run.a_stride, at, steps, is_all=is_all), ahead
 
     def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
         """Calls `work` in a loop over all tiles of a block. After the last tile the next thing that

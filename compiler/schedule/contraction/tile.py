@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.schedule.contraction.contraction import DepthAxis
 
 
@@ -56,7 +57,8 @@ class DepthBlock:
 
     A step is a group of products. `length` is the number of steps; the prefetches assume that as
     many follow in `b`, in this panel or in the next. `tap` is (axis, index) if the depth block is
-    one tap along an axis that is not among `axes`.
+    one tap along an axis that is not among `axes`. `is_all`, where only the run knows it, is
+    whether the depth has no other block.
     """
 
     axes: tuple[DepthAxis, ...]
@@ -64,3 +66,4 @@ class DepthBlock:
     begin: Size
     length: Size
     tap: tuple[DepthAxis, Size] | None = None
+    is_all: Expression | None = None

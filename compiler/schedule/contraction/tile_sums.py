@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
@@ -80,22 +81,29 @@ class TileWriter:
     def write(self, place: Place, tile: Tile, depth: DepthBlock) -> None:
         """Writes the whole sums of a tile, and their epilogue."""
         fragments = self._fragments(place, tile)
+        complete = self._epilogue(place, tile, fragments)
+        self._add_up(_Work(place, tile, fragments, depth))
+        complete()
+
+    def _epilogue(self, place: Place, tile: Tile, fragments: Sequence[str]) -> Callable[[], None]:
+        """What writes the epilogue of a tile, to be called where its fragments are complete."""
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
         column = self.builder.index(place.width)
         rows = looped_rows(self.contraction, self.tiling.panel, tile.indices)
         if rows is None:
-            self._add_up(_Work(place, tile, fragments, depth))
-            self._finish(place, tile, fragments[0], totals, column)
-            return
+            return partial(self._finish, place, tile, fragments[0], totals, column)
         at, lanes = place.column, self.tiling.lanes
         epilogue = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
-        self._add_up(_Work(place, tile, fragments, depth))
         stores = tuple(
             (loops.Store(epilogue.sums, (row, dims.atom(column)), total),)
             for row, total in enumerate(totals)
         )
-        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
-        epilogue.finish()
+
+        def complete() -> None:
+            self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
+            epilogue.finish()
+
+        return complete
 
     def clear(self, sums: Buffer, rows: Size) -> None:
         """Sets the first rows of a block's partial sums [rows, columns] to 0."""
@@ -105,7 +113,8 @@ class TileWriter:
 
     def write_part(self, place: Place, tile: Tile, depth: DepthBlock, sums: Buffer) -> None:
         """Sums up one depth block of a tile from 0, and adds that to the partial sums in memory,
-        unless the depth block is a tap through which the tile sees padding only."""
+        unless the depth block is a tap through which the tile sees padding only, or the run finds
+        that it is all of the depth: then the epilogue takes the sums from the registers."""
         if depth.tap is None or depth.tap[0].image is None:
             self._add_part(place, tile, depth, sums)
             return
@@ -117,6 +126,15 @@ class TileWriter:
     def _add_part(self, place: Place, tile: Tile, depth: DepthBlock, sums: Buffer) -> None:
         fragments = self._fragments(place, tile)
         self._add_up(_Work(place, tile, fragments, depth))
+        if depth.is_all is None:
+            self._add_to(sums, place, tile, fragments)
+            return
+        with self.builder.when(depth.is_all):
+            self._epilogue(place, tile, fragments)()
+        with self.builder.otherwise():
+            self._add_to(sums, place, tile, fragments)
+
+    def _add_to(self, sums: Buffer, place: Place, tile: Tile, fragments: Sequence[str]) -> None:
         column = self.builder.index(place.width)
         stores: list[tuple[loops.Store, ...]] = []
         for row in range(len(tile.offsets)):
