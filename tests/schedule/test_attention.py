@@ -15,7 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import Array, TensorType, f32
+from bessemer.compiler.ir.types import Array, DType, TensorType, f32, f64
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from tests.planned import planned
@@ -285,6 +285,20 @@ def test_scores_that_differ_by_hundreds_do_not_overflow() -> None:
     arrays["q"] *= 400
     got, want = _run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scored", [f32, f64], ids=["scores in f32", "scores in f64"])
+def test_products_of_two_types_are_right(scored: DType) -> None:
+    b = GraphBuilder("mixed")
+    x = b.input("x", TensorType(f32, (2, 20, 12)))
+    wide = b.apply("cast", x, dtype=f64)
+    q, v = (x, wide) if scored is f32 else (wide, x)
+    scores = b.apply("matmul", q, b.apply("transpose", q, permutation=(0, 2, 1)))
+    weights = _softmax(b, b.apply("cast", scores, dtype=v.type.dtype))
+    compiled = build(b.finish([b.apply("matmul", weights, v)]), Options())
+    given = np.random.default_rng(1).standard_normal((2, 20, 12), np.float32)
+    e = np.exp(given.astype(np.float64) @ given.swapaxes(1, 2))
+    _assert_close(_run(compiled, {"x": given}), e / e.sum(axis=-1, keepdims=True) @ given)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:

@@ -105,8 +105,12 @@ def of_rounded(product: Node) -> bool:
 
 def in_registers(attention: Attention) -> bool:
     """Whether the attention kernel for processors should compute an attention: it can, and there
-    are enough rows to make packing the keys worth it."""
+    are enough rows to make packing the keys worth it. The first sums and what is carried of them
+    lie in an array of the type of the second sums."""
     products = (attention.scores, attention.product)
+    sums, kept = attention.product.output.type.dtype, attention.carried.type.dtype
+    if attention.scores.output.type.dtype is not sums or kept.bytes > sums.bytes:
+        return False
     rows = attention.scores.output.type.shape[-2]
     is_few = isinstance(rows, int) and rows <= _MOST_ROWS_APART
     if is_few and any(map(reads_in_place, products)):
