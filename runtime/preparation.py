@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from bessemer.runtime.images import decode_image
 
 Attributes = Mapping[str, Any]
 Operator = Callable[[Sequence[Array], Attributes], list[Array]]
+_ONE_CLASS = re.compile(r"\[(?:[^\]\\^[-]|\\[wd]|[a-zA-Z0-9]-[a-zA-Z0-9])+\]\+")
+"""One or more of the letters that are listed."""
 
 
 def prepare(steps: Sequence[Step], given: Mapping[str, Array]) -> dict[str, Array]:
@@ -105,21 +109,66 @@ def _normalize(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
 def _tokenize(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
     """com.microsoft's Tokenizer: each string becomes a row of its words, filled up with pads."""
     (x,) = inputs
-    find, least = _finder(attributes), attributes["least"]
-    words = [list(filter(None, find(text))) for text in x.reshape(-1).tolist()]
+    words, least = _words(x.reshape(-1).tolist(), attributes), attributes["least"]
     if least > 1:
         words = [[word for word in row if len(word) >= least] for row in words]
-    width = max(map(len, words), default=0)
-    if width and attributes["mark"]:
+    if any(words) and attributes["mark"]:
         words = [["\x02", *row, "\x03"] for row in words]
-        width += 2
-    pad = attributes["pad"]
-    flat = [word for row in words for word in (*row, *[pad] * (width - len(row)))] if width else []
-    return [strings_of(flat, (*x.shape, width))]
+    return [_filled_up(words, x.shape, attributes["pad"])]
+
+
+def _filled_up(words: Sequence[list[str]], shape: tuple[int, ...], pad: str) -> Array:
+    """[*shape, most words]: each row of words, filled up."""
+    width = max(map(len, words), default=0)
+    pads = [[pad] * count for count in range(width + 1)]
+    flat = chain.from_iterable(row + pads[width - len(row)] for row in words)
+    return strings_of([*flat], (*shape, width))
+
+
+def _words(texts: Sequence[str], attributes: Attributes) -> list[list[str]]:
+    """The words of each text, too short ones among them."""
+    expression = attributes["expression"]
+    if not attributes["separators"]:
+        if expression == ".":
+            return [list(text.replace("\n", "")) for text in texts]
+        found = _runs_of_letters(texts, expression)
+        if found is not None:
+            return found
+    find = _finder(attributes)
+    return [list(filter(None, find(text))) for text in texts]
+
+
+def _runs_of_letters(texts: Sequence[str], expression: str) -> list[list[str]] | None:
+    """What an expression as [a-z0-9]+ finds, of all texts at once, which is several times as fast;
+    None where it is another."""
+    letters = _letters(expression)
+    if letters is None:
+        return None
+    rows = "\0".join(texts).translate(letters).split("\0")
+    return [row.split() for row in rows] if len(rows) == len(texts) else None
+
+
+class _Letters(dict[int, str]):
+    """For str.translate: letters and the end of a text stay, everything else becomes a space."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = " "
+        return " "
+
+
+@cache
+def _letters(expression: str) -> _Letters | None:
+    if not expression.isascii() or _ONE_CLASS.fullmatch(expression) is None:
+        return None
+    is_letter = re.compile(expression, re.ASCII).fullmatch
+    found = [letter for letter in map(chr, range(1, 128)) if is_letter(letter)]
+    if any(letter.isspace() for letter in found):
+        return None
+    return _Letters({ord(letter): letter for letter in ["\0", *found]})
 
 
 def _finder(attributes: Attributes) -> Callable[[str], Sequence[str]]:
-    """What gives the words of a text, too short ones among them."""
+    """What gives the words of a text, among them too short and empty ones."""
     if attributes["separators"] == [""]:
         return list
     if not attributes["separators"]:
@@ -152,10 +201,8 @@ def _split(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
     (x,) = inputs
     most = attributes["most"]
     words = [text.split(attributes["delimiter"] or None, most) for text in x.reshape(-1).tolist()]
-    width = max(map(len, words), default=0)
-    flat = [word for row in words for word in (*row, *[""] * (width - len(row)))]
     counts = np.array([len(row) for row in words], np.int64).reshape(x.shape)
-    return [strings_of(flat, (*x.shape, width)), counts]
+    return [_filled_up(words, x.shape, ""), counts]
 
 
 def _join(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:

@@ -76,14 +76,11 @@ class Words:
         return found.reshape(array.shape)
 
     def _with_others(self, texts: list[str]) -> Array:
-        find, others, first = self._known.get, self._others, len(self._known)
-        places = [
-            place
-            if (place := find(text)) is not None
-            else others.setdefault(text, first + len(others))
-            for text in texts
-        ]
-        return np.array(places, np.int32)
+        others, first = self._others, len(self._known)
+        places = list(map(self._known.get, texts))
+        for at in [at for at, place in enumerate(places) if place is None]:
+            places[at] = others.setdefault(texts[at], first + len(others))
+        return np.fromiter(places, np.int32, len(places))
 
     def texts(self, places: Array) -> Array:
         """The strings at these places."""

@@ -26,6 +26,7 @@ _STEPS: dict[str, tuple[int, str, dict[str, Any]]] = {
         {"stopwords": ["the cat sat", ""], "is_case_sensitive": 1},
     ),
     "words": (TensorProto.STRING, "Tokenizer", {"tokenexp": "[a-zA-Z0-9_]+"}),
+    "characters": (TensorProto.STRING, "Tokenizer", {"tokenexp": "."}),
     "ASCII words": (TensorProto.STRING, "Tokenizer", {"tokenexp": "\\w+", "mark": 1}),
     "long words": (TensorProto.STRING, "Tokenizer", {"tokenexp": "\\w+", "mincharnum": 3}),
     "separators": (TensorProto.STRING, "Tokenizer", {"separators": [", ", "( )+"], "mark": 1}),
