@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, expr
-from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
+from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Contract, Store
 from bessemer.compiler.ir.operands import Products, Tile
-from bessemer.compiler.ir.ravel import broadcast_index, unravel
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.tensor_boxes import boxes_of
 from bessemer.compiler.ir.types import (
     Array,
@@ -39,6 +37,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.device.contraction_forms import Form, form_of, simplified
+from bessemer.compiler.schedule.device.contraction_loops import Stores, threads_of, tile_loops
 from bessemer.compiler.schedule.device.contraction_operands import (
     PACKED,
     Operands,
@@ -55,7 +54,6 @@ from bessemer.compiler.schedule.device.contraction_tiles import (
     Choice,
     choose,
     levels,
-    part_of_depth,
 )
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -73,9 +71,6 @@ _LONG = 1 << 16
 """The fewest weights (depth times columns) for which the product of one row is computed in
 tiles."""
 _NARROW = (i8, u8, i16)
-_ROWS_TOGETHER = 8
-"""The number of rows of tiles that are computed column by column, so that what they read stays in
-the cache."""
 
 
 def lower_device_contraction(
@@ -117,10 +112,6 @@ def _is_thin(node: Node) -> bool:
         return True
     # One row is worth cutting its columns and the depth into tiles only if there are many.
     return rows == 1 and not dims.is_nonnegative(columns * depth - _LONG)
-
-
-Stores: TypeAlias = Callable[[Index, Size, Size, Size], tuple[Store, ...]]
-"""The stores of a sum, given the batch indices, the row, the column and the part of the depth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,33 +333,7 @@ class _Job:
     ) -> DeviceLaunch:
         tile = choice.tile
         draft = self._draft(form, "exact" if tile.level == "simt" else self.products)
-        builder = KernelBuilder()
-        rows, columns = draft.row.extent or 0, draft.column.extent or 0
-        across = dims.ceildiv(columns, tile.columns)
-        tiles = dims.ceildiv(rows, tile.rows) * across
-        per_batch = tiles * choice.split
-        blocks = dims.product(form.batch_extents) * per_batch
-        with builder.loop(blocks, "parallel") as block:
-            batch = unravel(dims.floordiv(block, per_batch), form.batch_extents)
-            inside = dims.mod(block, per_batch)
-            part = dims.floordiv(inside, tiles)
-            at = _place(dims.mod(inside, tiles), dims.ceildiv(rows, tile.rows), across)
-            row, column = builder.index(rows), builder.index(columns)
-            begin, end = part_of_depth(part, choice, draft)
-            contract = replace(
-                draft,
-                batch=batch,
-                row=row,
-                row_begin=at[0] * tile.rows,
-                column=column,
-                column_begin=at[1] * tile.columns,
-                depth_begin=begin,
-                depth_end=end,
-                stores=stores(batch, dims.atom(row), dims.atom(column), part),
-                tile=tile,
-            )
-            builder.append(contract)
-        body = builder.block()
+        body = tile_loops(draft, form.batch_extents, choice, stores)
         self.lowering.map_block(body, threads_of(tile, self.target))
         work = tile.rows * tile.columns * draft.left.depth_extent
         return self.lowering.launch(
@@ -377,24 +342,3 @@ class _Job:
             {value: buffer},
             Computation(body, work),
         )
-
-
-def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
-    """The row and column of the tile with this number. Where it can be done, _ROWS_TOGETHER rows of
-    tiles are counted column by column."""
-    together = _ROWS_TOGETHER
-    if not isinstance(down, int) or down % together or across == 1:
-        return dims.floordiv(tile, across), dims.mod(tile, across)
-    band = dims.floordiv(tile, together * across)
-    inside = dims.mod(tile, together * across)
-    return band * together + dims.mod(inside, together), dims.floordiv(inside, together)
-
-
-def threads_of(tile: Tile, target: DeviceTarget) -> ThreadMapping:
-    """The threads of a block. Blocks of wgmma tiles are persistent, so their number is given too:
-    one for each processor."""
-    if tile.level != "wgmma":
-        count = tile.warps[0] * tile.warps[1] * 32
-        return ThreadMapping(count, count)
-    count = 128 * (tile.warps[0] + 1)
-    return ThreadMapping(count, count, target.processors)
