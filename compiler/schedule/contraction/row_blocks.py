@@ -17,7 +17,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Walk
 from bessemer.compiler.schedule.contraction.cuts import Cut, dealt
-from bessemer.compiler.targets.machine import Target, meet_in_few_sets
+from bessemer.compiler.targets.machine import Target, conflicts_in_cache
 
 # With fewer tiles in a block, b would be read too often from the last-level cache (first number) or
 # even from memory (second number, for weights of more than _IN_LAST_CACHE bytes).
@@ -91,8 +91,8 @@ def block_of(
     if columns > depth and weights <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse
         # (2048 x 192 by 1024: 8.31 ms, with large blocks 8.45; of more than 256 steps both 7.36).
-        meet = meet_in_few_sets(columns * contraction.dtype.bytes)
-        block = min(block, 1 if meet and depth <= _FEWEST_STEPS else 4)
+        conflicts = conflicts_in_cache(columns * contraction.dtype.bytes)
+        block = min(block, 1 if conflicts and depth <= _FEWEST_STEPS else 4)
     tiles = grid.tiles
     if not isinstance(tiles, int):
         return min(block, _DYNAMIC_BLOCK)

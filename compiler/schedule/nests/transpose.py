@@ -33,7 +33,7 @@ from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAREST, Lanes, Nest
 from bessemer.compiler.schedule.nests.part_axes import part_axes
-from bessemer.compiler.targets.machine import meet_in_few_sets
+from bessemer.compiler.targets.machine import conflicts_in_cache
 
 SMALLEST = 4
 """Rows and columns of a square, at least, unless all rows there are go together."""
@@ -50,7 +50,7 @@ MOST_OPERATIONS = 4 * MOST_ROWS
 """Arithmetic of a square that is written row by row; more is a loop over rows."""
 BESIDE = 4
 """Squares side by side along the stores that come before the next ones along the loads, where
-stores meet in few sets of the cache: only lines behind others are fetched in time."""
+stores conflict in the cache: only lines behind others are fetched in time."""
 NEAR_BYTES = 1 << 10
 """From one store to that of a neighbour along the loads: at most so far, few sets are no danger.
 (Of free sizes, 96x80x128 floats to 128x96x80: 589 us without, 188 with squares side by side; with
@@ -240,7 +240,7 @@ def _beside(piece: Piece, loads: Symbol) -> Size:
     # A turned axis is stored from its end on.
     distance = dims.maximum(step, -step) * piece.target.dtype.bytes
     if isinstance(distance, int):
-        return BESIDE if meet_in_few_sets(distance) else 1
+        return BESIDE if conflicts_in_cache(distance) else 1
     if piece.target.dtype.bytes < _WHOLE_LINE:
         return BESIDE
     return dims.minimum(dims.floordiv(distance, NEAR_BYTES) + 1, BESIDE)
