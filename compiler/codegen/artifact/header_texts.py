@@ -129,6 +129,7 @@ int64_t ${prefix}_needed_bytes(const ${prefix}_context *context);
 MESSAGES = """\
 /* The text of the last run's error, "" when there was none. */
 const char *${prefix}_message(const ${prefix}_context *context);
+/* NULL for a number that is no status. */
 const char *${prefix}_status_text(int32_t status);
 """
 

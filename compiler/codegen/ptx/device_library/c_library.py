@@ -47,7 +47,7 @@ API const char *${prefix}_metadata(void) { return metadata; }
 API const char *${prefix}_status_text(int32_t status) {
   switch (status) {
 $status_cases
-    default: return "unknown status";
+    default: return NULL;
   }
 }
 """
