@@ -24,6 +24,8 @@ from tests.planned import planned
         ((100, 16, 256), (1, 256, 1024), False),
         ((2, 3, 2, 64), (3, 64, 256), True),
         ((60, 3, 2, 64), (3, 64, 256), False),
+        ((1, 8, 64), (1, 64, 100), True),
+        ((1, 8, 64), (1, 64, 512), False),
     ],
 )
 def test_rows_of_batches_that_share_a_matrix_count(

@@ -203,3 +203,17 @@ def test_axes_that_lie_side_by_side_elsewhere_are_parted(target: Target) -> None
     wanted.append(arrays[-1][:, ::-1].T)
     for found, expected in zip(_run(b, outputs, arrays, target), wanted, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_bias_does_not_hide_that_phases_become_neighbours() -> None:
+    """The bias is read along channels, but it is not what would be gathered."""
+    b = GraphBuilder("phases")
+    x, bias = b.input("x", TensorType(f32, (2, 5, 8, 40))), b.input("bias", TensorType(f32, (5,)))
+    turned = b.apply("transpose", x, permutation=(1, 2, 3, 0))
+    rows = b.apply("reshape", turned, shape=(5, 8, 80))
+    wide = b.apply("reshape", bias, shape=(5, 1, 1))
+    sums = b.apply("add", rows, b.apply("broadcast_to", wide, shape=(5, 8, 80)))
+    program = build_program(b.finish([sums]), x86.AVX512)
+    (kernel,) = kernels_of(program.steps)
+    stores = [line for line in print_kernel(kernel).splitlines() if "out0[" in line]
+    assert len(stores) == 2 and not any("%2" in line for line in stores)

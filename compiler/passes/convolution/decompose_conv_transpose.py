@@ -3,7 +3,8 @@
 Output position s*j + p of a transposed convolution with stride s is reached only from the taps k =
 p + s*t. So each phase p is a convolution of the input with every s-th tap (transposed_phases.py).
 If a stride divides its kernel's size, and a phase has too few outputs to fill vectors, all phases
-together are one convolution, which computes a few positions too many:
+together are one convolution, which computes a few positions too many; or, if there are very few,
+one matrix product in planes (transposed_products.py):
 
     conv_transpose(x, w, stride s)
 becomes
@@ -16,23 +17,31 @@ convolutional layer?", arXiv 1609.07009.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.passes.convolution.transposed_phases import as_phases
+from bessemer.compiler.passes.convolution.transposed_products import as_products, pays_as_products
 
 _COLUMNS = 16
 """What a convolution's tiles compute at least at the price of one column: a vector or two."""
 
+_RIGID = ("conv", "conv_transpose", "matmul")
+
 
 def decompose_conv_transpose(graph: Graph) -> Graph:
     """The same network with convolutions in place of transposed ones, where that pays."""
-    return rewrite_graph(graph, _rule)
+    return rewrite_graph(graph, partial(_rule, graph.users()))
 
 
-def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+def _rule(
+    users: Mapping[Value, Sequence[Node]], rewriter: GraphRewriter, node: Node
+) -> Sequence[Value] | None:
     if node.operator.name != "conv_transpose":
         return None
     attributes = node.attributes
@@ -53,24 +62,51 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     is_even = all(k % s == 0 for k, s in zip(kernel, strides, strict=True))
     taps = [k // s for k, s in zip(kernel, strides, strict=True)]
     is_one = attributes["groups"] == 1 and is_even
-    if is_one and (not can_be_phases or _is_less_as_one(node, taps)):
+    if not all(isinstance(size, int) for size in w):
+        by_phases, as_one = 0, 0.0
+    else:
+        by_phases, as_one = _vectors_by_phases(node), _vectors_as_one(node, taps)
+        vectors = min(by_phases, as_one) if is_one else by_phases
+        may_be_planes = _has_numbers(node) and any(s > 1 for s in strides)
+        if may_be_planes and pays_as_products(node, vectors, _ends_in_planes(users, node)):
+            return (as_products(rewriter, node),)
+    if is_one and (not can_be_phases or as_one < by_phases):
         return (_as_convolution(rewriter, node, taps),)
     return (as_phases(rewriter, node),) if can_be_phases else None
 
 
-def _is_less_as_one(node: Node, taps: Sequence[int]) -> bool:
-    """Whether one convolution for all phases takes fewer multiplications than one for each phase.
-    Columns that are computed but belong to no output are counted."""
-    outputs = node.inputs[1].type.shape[-2]
-    if not isinstance(outputs, int):
-        return False
-    phases = product(node.attributes["strides"])
-    assert isinstance(phases, int)
-    as_one: float = -(-phases * outputs // _COLUMNS)
+def _ends_in_planes(users: Mapping[Value, Sequence[Node]], node: Node) -> bool:
+    """Whether the result is an output of the network, channels first, after pointwise operators."""
+    value, is_moved = node.output, False
+    while readers := users.get(value, ()):
+        reader, *others = readers
+        rank = value.type.rank
+        if reader.operator.name == "transpose":
+            is_moved = reader.attributes["permutation"] == (0, rank - 1, *range(1, rank - 1))
+        elif reader.operator.name in _RIGID or reader.output.type.shape != value.type.shape:
+            return False
+        if others:
+            return False
+        value = reader.output
+    return is_moved
+
+
+def _vectors_by_phases(node: Node) -> int:
+    """The vectors that one convolution for each phase multiplies, for an input position and
+    channel. Columns that are computed but belong to no output are counted."""
+    *kernel, outputs, _ = map(dims.number, node.inputs[1].type.shape)
+    return math.prod(kernel) * -(-outputs // _COLUMNS)
+
+
+def _vectors_as_one(node: Node, taps: Sequence[int]) -> float:
+    """The same for one convolution for all phases."""
+    phases = math.prod(node.attributes["strides"])
+    outputs = dims.number(node.inputs[1].type.shape[-2])
+    vectors: float = math.prod(taps) * -(-phases * outputs // _COLUMNS)
     for size, count in zip(node.inputs[0].type.shape[1:-1], taps, strict=True):
         if isinstance(size, int):
-            as_one *= (size + count - 1) / size
-    return as_one < phases * -(-outputs // _COLUMNS)
+            vectors *= (size + count - 1) / size
+    return vectors
 
 
 def _has_numbers(node: Node) -> bool:

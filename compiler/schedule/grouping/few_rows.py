@@ -20,8 +20,8 @@ from bessemer.compiler.schedule.grouping.views import Source
 
 # Up to this many rows, packing takes longer than it saves if the matrix is small, if it is in the
 # second-level cache, and if it is not (measured on Zen 5, for both orders of the matrix).
-MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 16, 3
-_SMALL_BYTES, _NEAR_BYTES = 1 << 14, 1 << 20
+MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 4, 3
+_SMALL_BYTES, _NEAR_BYTES = 1 << 15, 1 << 20
 MOST_ROWS_OF_TILES, _FEWEST_BYTES_OF_TILES = 128, 1 << 18
 
 

@@ -179,8 +179,6 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
         return None
     if not all(_lies_across(load, stores, along) for load in loads):
         return None
-    if not any(_jumps(load, stores) for load in loads):
-        return None
     width = min(
         lanes(dtype) for dtype in {load.buffer.dtype for load in loads} | {piece.target.dtype}
     )
@@ -211,9 +209,10 @@ def _small(work: _Transpose) -> _Transpose | None:
 
 
 def _axis_of_loads(piece: Piece, loads: Sequence[Load], stores: Symbol) -> Symbol | None:
-    """The axis along which most loads read neighbours, but not that of the stores."""
+    """The axis along which most loads that jump along the stores read neighbours."""
+    jumping = [load for load in loads if _jumps(load, stores)]
     votes = {
-        symbol: sum(_along(load.indices[0], symbol) == 1 for load in loads)
+        symbol: sum(_along(load.indices[0], symbol) == 1 for load in jumping)
         for symbol in piece.symbols
         if symbol is not stores
     }
