@@ -84,6 +84,29 @@ def test_what_two_products_read_is_packed_once() -> None:
     assert ["pack" in step.kernel.name for step in steps].count(True) == 1
 
 
+def _of_recurrence(steps: int = 100, rows: int = 256, columns: int = 128) -> Graph:
+    """The gradient of an rnn's input weights, for 16 sequences, and the gates' it is made of."""
+    b = GraphBuilder("g")
+    states = [b.input(name, TensorType(f32, (steps, 16, columns))) for name in ("dy", "y")]
+    weights = b.input("w", TensorType(f32, (columns, columns)))
+    dh = b.input("dh", TensorType(f32, (16, columns)))
+    x = b.input("x", TensorType(f32, (steps * 16, rows)))
+    dgates, _ = b.apply_many("rnn_gradient", states[0], weights, dh, states[1])
+    dgates = b.apply("reshape", dgates, shape=(steps * 16, columns))
+    turned = b.apply("transpose", x, permutation=(1, 0))
+    return b.finish([b.apply("matmul", turned, dgates), dgates])
+
+
+def test_long_sums_over_the_steps_of_a_recurrence_are_sums_of_stretches() -> None:
+    graph = split_sums(_of_recurrence())
+    products = [node for node in graph.nodes if node.operator.name == "matmul"]
+    assert [node.inputs[1].type.shape[0] for node in products] == [544, 544, 512]
+    assert split_sums(graph) is graph
+    for other in (_of_recurrence(rows=128), _of_recurrence(rows=576), _of_recurrence(steps=64)):
+        halves = [node for node in split_sums(other).nodes if node.operator.name == "matmul"]
+        assert [node.inputs[1].type.shape[0] for node in halves] == [2]
+
+
 @pytest.mark.parametrize(
     "graph",
     [

@@ -31,6 +31,9 @@ BUNDLE = 4
 """Groups of rows whose sums wait together on the stack."""
 PIECES = 32
 """Of a block's depth, at most."""
+UNROLL = 4
+"""Steps of the depth in the body of the innermost loop, where a piece divides so. (Zen 5, the way
+forward of an LSTM of 256, 16 sequences: 4.475 -> 4.405 ms; 2 and 8 steps 4.46 and 4.51.)"""
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,11 @@ class Blocks:
                 lambda row: first + dims.minimum(step * each + row, rows - 1), each, piece, pieces
             )
             ahead(piece, pieces)
-            with self.builder.loop(length // pieces) as k:
-                yield piece * (length // pieces) + k
+            depth = length // pieces
+            unroll = UNROLL if isinstance(depth, int) and depth % UNROLL == 0 else 1
+            with self.builder.loop(depth // unroll) as turn:
+                for near in range(unroll):
+                    yield piece * depth + turn * unroll + near
 
     def _ahead(
         self,
