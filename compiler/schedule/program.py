@@ -46,6 +46,7 @@ from bessemer.compiler.schedule.lowering.lower_statements import lower_statement
 from bessemer.compiler.schedule.lowering.lowering import Lowering
 from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_product
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
+from bessemer.compiler.schedule.lowering.write_panels import write_panels
 from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.order_updates import order_updates
@@ -84,7 +85,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
     steps = merge_updates(graph, outputs, steps, builder.lowering)
-    steps = write_parts(steps, outputs, builder.lowering)
+    steps = write_parts(write_panels(steps, builder.lowering), outputs, builder.lowering)
     return Program(
         name=graph.name,
         inputs=graph.inputs,

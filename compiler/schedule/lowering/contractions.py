@@ -51,6 +51,7 @@ from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import (
     Computation,
     Lowering,
+    PackedRows,
     TiledProduct,
     flat_buffers,
     replaceable_inputs,
@@ -357,7 +358,7 @@ def _pack_launch(
     if lowering.vectorize:
         nest = blocked_packing_of_free_depth(piece, lowering.target.lanes)
     nest = nest or lowering.nest(blocked_packing(piece))
-    return lowering.launch(
+    launch = lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
@@ -367,3 +368,28 @@ def _pack_launch(
             name="pack",
         ),
     )
+    first = _first_packed_row(job, packed)
+    if anchor.operator.name == "matmul" and contraction.group == 1 and first is not None:
+        (source,) = fusion.buffers
+        lowering.origins.packs[launch] = PackedRows(source, first)
+    return launch
+
+
+def _first_packed_row(job: TileJob, packed: Value) -> int | None:
+    """Where the rows begin that are packed; None unless the pack moves whole rows of a matrix, and
+    adds no zeros."""
+    first: Size = 0
+    for node in job.pack_nodes:
+        if node.operator.name == "slice":
+            across = node.inputs[0].type.shape[1:]
+            if across != node.output.type.shape[1:] or {*node.attributes["steps"]} != {1}:
+                return None
+            first += node.attributes["starts"][0] * dims.product(across)
+        elif node.operator.name != "reshape":
+            return None
+    columns = job.right.type.shape[-1]
+    if not isinstance(first, int) or not isinstance(columns, int) or not columns:
+        return None
+    if first % columns:
+        return None
+    return first // columns if packed.type.numel == job.right.type.numel else None

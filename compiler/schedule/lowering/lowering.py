@@ -76,18 +76,29 @@ class PreparedOperands:
         return PreparedOperands(dict(self.packs), dict(self.parts))
 
 
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """What a launch packs: whole rows of a matrix, from `first` on. `value` has the numbers of the
+    matrix in the same order, and maybe another shape."""
+
+    value: Value
+    first: int
+
+
 @dataclass(eq=False)
 class LaunchOrigins:
     """What launches were made from, for later steps that merge launches.
 
     `pieces` are what element-by-element kernels store (merge_updates.py), and `products` the
     contractions that store a whole value (update_in_product.py), both by value. `splits` are the
-    launches that split a value into parts (write_parts.py).
+    launches that split a value into parts (write_parts.py), and `packs` those that do nothing but
+    move rows to panels (write_panels.py).
     """
 
     pieces: dict[Value, Piece] = field(default_factory=dict)
     products: dict[Value, TiledProduct] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
+    packs: dict[Launch, PackedRows] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ of these stores becomes three, or four if the float32 numbers are needed, too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -116,24 +116,38 @@ def _with_parts(
         body = stores.block(kernel.body)
     except _Unsuitable:
         return None
+    outputs = {} if keep else {value: None}
+    made = rewritten(launch, body, {**outputs, split.parts: parts}, "parts", lowering)
+    return made if keep else replace(made, replaceable=())
+
+
+def rewritten(
+    launch: Launch,
+    body: Block,
+    outputs: Mapping[Value, Buffer | None],
+    name: str,
+    lowering: Lowering,
+) -> Launch:
+    """The launch with another body, which also writes these `outputs`, or no longer those that have
+    no buffer. The kernel's name ends with `name`."""
+    kernel = launch.kernel
+    buffers = dict(zip(launch.values, kernel.buffers, strict=True))
     written = {v: buffers.pop(v) for v in launch.values[-kernel.outputs :]}
     scratch = {v: written.pop(v) for v in launch.scratch}
-    if not keep:
-        del written[value]
     made = lowering.launch(
         launch.nodes,
         buffers,
-        {**written, split.parts: parts},
+        {v: buffer for v, buffer in {**written, **outputs}.items() if buffer is not None},
         Computation(
             body,
             kernel.operations,
-            name=f"{kernel.name}_parts",
+            name=f"{kernel.name}_{name}",
             scratch=scratch,
             members=kernel.members,
             arguments=dict(zip(kernel.symbols, launch.sizes, strict=True)),
         ),
     )
-    return replace(made, sources=launch.sources, replaceable=launch.replaceable if keep else ())
+    return replace(made, sources=launch.sources, replaceable=launch.replaceable)
 
 
 class _Unsuitable(Exception):

@@ -22,13 +22,18 @@ SHARE = 8
 def with_streaming_stores(body: Block, buffer: Buffer, target: Target, share: int = SHARE) -> Block:
     """The body of a kernel with streaming stores to `buffer`, if the buffer takes at least
     1/`share` of the last-level cache."""
-    size = product(buffer.shape)
-    if not target.last_cache or not isinstance(size, int):
-        return body
-    if size * buffer.dtype.bytes * share < target.last_cache:
+    if not deserves_streaming_stores(buffer, target, share):
         return body
     match body:
         case (For(kind="parallel") as loop,):
             return (replace(loop, body=(Stream(buffer), *loop.body)),)
         case _:
             return body
+
+
+def deserves_streaming_stores(buffer: Buffer, target: Target, share: int = SHARE) -> bool:
+    """Whether the buffer takes at least 1/`share` of the last-level cache, as far as is known."""
+    size = product(buffer.shape)
+    if not target.last_cache or not isinstance(size, int):
+        return False
+    return size * buffer.dtype.bytes * share >= target.last_cache
