@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from bessemer.compiler.codegen.training.library_parts import SAFETENSORS
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.types import Array
-from bessemer.runtime.whole_file import whole_file
+from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.runtime.whole_file import folder_beside, whole_file
 
 _KEY = "bessemer"
 FORMAT = 1
@@ -35,6 +35,18 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replaces the file in one step: whatever happens, the old one or the new one is there."""
     facts = {_KEY: json.dumps({"format": FORMAT, **checkpoint.facts})}
     _write_whole(path, checkpoint.arrays, facts)
+
+
+def check_writable(path: Path) -> None:
+    """Raises CompileError where no checkpoint can be written, before there is one to lose."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with folder_beside(path):
+            pass
+    except OSError as error:
+        raise CompileError(f"Cannot write {path}: {error.strerror or error}") from None
 
 
 def write_parameters(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -92,3 +104,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if facts.pop("format", None) != FORMAT:
         raise CompileError(f"{path} was written by another version of Bessemer.")
     return Checkpoint(arrays, facts)
+
+
+def state_in(
+    found: Checkpoint, wanted: Sequence[tuple[str, TensorType]], path: str | Path
+) -> dict[str, Array]:
+    """The arrays of these names and types. Raises CompileError where one is not there."""
+    for name, type in wanted:
+        array = found.arrays.get(name)
+        if array is None or array.shape != type.static_shape or array.dtype != type.dtype.numpy:
+            what = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
+            raise CompileError(
+                f"{path} is of another network or optimizer: {name} {what}, not {type}."
+            )
+    return {name: found.arrays[name] for name, _ in wanted}

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.link import Placement, save
-from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.compiler.training_library import build_library
@@ -35,7 +34,13 @@ from bessemer.frontends.train.check_data import (
     check_names,
     check_place,
 )
-from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bessemer.frontends.train.checkpoint import (
+    Checkpoint,
+    check_writable,
+    read_checkpoint,
+    state_in,
+    write_checkpoint,
+)
 from bessemer.frontends.train.course import Course, Progress, Report
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
@@ -227,6 +232,8 @@ class Trainer:
             require_count("fit", name, given, 0)
         data, validation = self._parts(data, validation)
         file = Path(checkpoint) if checkpoint else None
+        if file:
+            check_writable(file)
         if file and file.exists():
             self.restore(file)
         if self._normalization and not self.steps:
@@ -309,14 +316,7 @@ class Trainer:
         """Goes back to a checkpoint. Raises CompileError for one of another network or optimizer,
         with nothing changed."""
         found = read_checkpoint(Path(path))
-        for name, type in self._training.state:
-            array = found.arrays.get(name)
-            if array is None or array.shape != type.static_shape or array.dtype != type.dtype.numpy:
-                what = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
-                raise CompileError(
-                    f"{path} is of another network or optimizer: {name} {what}, not {type}."
-                )
-        self.state = side_by_side({name: found.arrays[name] for name, _ in self._training.state})
+        self.state = side_by_side(state_in(found, self._training.state, path))
         self.steps, self.seed = int(found.facts["steps"]), int(found.facts["seed"])
         self.history = History.from_json(found.facts["history"])
         best = {

@@ -12,12 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bessemer.compiler.errors import CompileError
+from bessemer.frontends.builder import Dense, Input, Network
 from bessemer.frontends.train.checkpoint import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
     write_parameters,
 )
+from bessemer.frontends.train.trainer import Trainer
 
 ARRAYS = {
     "größe": np.arange(6, dtype=np.float32).reshape(2, 3).T,
@@ -73,3 +75,13 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:
             write_parameters(folder / "x.safetensors", ARRAYS)
         with pytest.raises(CompileError, match="Cannot write"):
             write_checkpoint(folder / "x.state", Checkpoint({}, {}))
+
+
+def test_a_training_that_cannot_be_kept_is_told_before_its_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    network = Network(Dense(1), Input("x", ("batch", 2)))
+    trainer = Trainer(network, lambda y: y.mean(), [])
+    for place in (tmp_path / "file" / "x.state", tmp_path):
+        with pytest.raises(CompileError, match="Cannot write"):
+            trainer.fit({"x": np.ones((4, 2), np.float32)}, checkpoint=place)
+    assert trainer.steps == 0

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,6 +251,10 @@ def test_wrong_arguments_are_told(file: Path) -> None:
     assert status == Status.WORKSPACE_TOO_SMALL, library.message
     assert library.call("reserve", (ctypes.c_int64 * 1)(24)) == Status.OK
     assert library.step([x, label], RATE)[0] == Status.OK
+    for rate in (math.nan, math.inf, -1.0):
+        assert library.step([x, label], rate)[0] == Status.INVALID_ARGUMENT
+        assert "learning rate" in library.message
+    assert library.step([x, label], 0.0)[0] == Status.OK
     assert library.init(-1) == Status.INVALID_ARGUMENT
     assert library.call("train_step", None, None, ctypes.c_double(1), None) == 1
     assert library.function("train_step")(None, None, None, ctypes.c_double(1), None)

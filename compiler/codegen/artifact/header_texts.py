@@ -212,7 +212,8 @@ int32_t ${prefix}_reserve(${prefix}_context *context, const int64_t *dims);
 
 /* Learns from a batch at this learning rate. dims has ${prefix}_DIM_COUNT entries. results, if not
  * NULL, gets ${prefix}_RESULT_COUNT numbers: the loss and the metrics before the step. Where it
- * fails the state is as before: ${prefix}_NOT_FINITE is a loss that is infinite or NaN. */
+ * fails the state is as before: ${prefix}_NOT_FINITE is a loss that is infinite or NaN. A rate must
+ * be finite and not negative. */
 int32_t ${prefix}_train_step(${prefix}_context *context, const void *const *batch,
                              const int64_t *dims, double rate, double *results);
 

@@ -172,11 +172,24 @@ def _results(library: Library) -> str:
     return "".join(lines) + "  br label %done\ndone:\n"
 
 
+# A rate that is NaN would spoil the state without a word: the loss is that before the step.
+_RATE_CHECK = """  %rate.forward = fcmp oge double %rate, 0.0
+  %rate.finite = fcmp olt double %rate, 0x7FF0000000000000
+  %rate.fits = and i1 %rate.forward, %rate.finite
+  br i1 %rate.fits, label %learn, label %unfit
+unfit:
+  call void @bessemer_fail(ptr %context, i32 1, ptr @bessemer_no_rate)
+  ret i32 1
+learn:
+"""
+
+
 def _train_step(library: Library) -> str:
     part = library.step
     given = len(part.body.signature.inputs) - len(part.reads) - 2
     return (
         _head("train_step", "ptr %dims, double %rate, ptr %results")
+        + _RATE_CHECK
         + _inputs(part, "step", given, 2)
         + f"""  %rate.at = alloca double
   store double %rate, ptr %rate.at

@@ -11,6 +11,7 @@ _STRINGS = {
     "bessemer_no_state": "there is no state yet: call init first",
     "bessemer_no_batch": "a batch, outputs or a path is null",
     "bessemer_no_dims": "dims is null",
+    "bessemer_no_rate": "the learning rate is negative, infinite or NaN",
 }
 
 _CODE = """
