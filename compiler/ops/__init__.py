@@ -8,6 +8,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
 )
 from bessemer.compiler.ops.contractions import (  # noqa: F401  (each registers its operators)
     conv,
+    depthwise_gradient,
     matmul,
     matmul_blocks,
     matmul_rounded,

@@ -46,7 +46,7 @@ def _has_no_equivalent(case: Case) -> bool:
             return True  # a form of Conv
         case "resize_positions" | "mix_neighbours" | "neighbour_place" | "neighbour_weight":
             return True  # parts of Resize
-        case _ if name.endswith("_gradient"):
+        case _ if name.endswith("_gradient") or name == "depthwise_gradient_parts":
             return True  # ONNX has no training
         case _ if name == "normalize_channels" or name.startswith("channel_"):
             return True  # nor its batch normalization

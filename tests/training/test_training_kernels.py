@@ -9,7 +9,7 @@ import bessemer
 import bessemer.compiler.ops  # registers the operators
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32
@@ -284,3 +284,37 @@ def test_a_weight_s_gradient_is_not_summed_sample_by_sample(samples: int) -> Non
     gradient = np.einsum("nct,not->co", x.astype(np.float64), y) * 2 / y.size
     moved = (before - trainer.state[name])[0] / 0.1
     np.testing.assert_allclose(moved, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_depthwise_weights_add_up_what_images_hold_where_it_lies() -> None:
+    """Sums of blocks of rows, without padded copies: of fixed sizes, of a free batch where windows
+    lie outside of the image, and of free images."""
+    rng = np.random.default_rng(5)
+    free = (symbol("n"), symbol("h"), symbol("w"))
+    cases: list[tuple[tuple[Size, ...], int, int, int]] = [
+        ((3, 9, 11), 5, 2, 2),
+        ((free[0], 9, 11), 7, 1, 9),
+        (free, 3, 2, 1),
+    ]
+    builder, found, arrays, wanted = GraphBuilder("g"), [], [], []
+    for number, (sizes, taps, stride, low) in enumerate(cases):
+        x = builder.input(f"x{number}", TensorType(f32, (*sizes, 20)))
+        w = builder.input(f"w{number}", TensorType(f32, (taps, taps, 1, 20)))
+        pads = {"low": (low, low), "high": (low, low), "dilations": (1, 1)}
+        y = builder.apply("conv", x, w, strides=(stride, stride), groups=20, **pads)
+        dy = builder.input(f"dy{number}", y.type)
+        total = builder.apply("reduce_sum", builder.apply("mul", y, dy), axes=(0, 1, 2, 3))
+        found += gradients(builder, total, [w])
+        image = rng.standard_normal((3, 9, 11, 20), np.float32)
+        padded = np.pad(image.astype(np.float64), ((0, 0), (low, low), (low, low), (0, 0)))
+        seen = np.lib.stride_tricks.sliding_window_view(padded, (taps, taps), (1, 2))
+        seen = seen[:, ::stride, ::stride]
+        cotangent = rng.standard_normal(seen.shape[:4], np.float32)
+        arrays += [image, np.zeros((taps, taps, 1, 20), np.float32), cotangent]
+        wanted.append(np.einsum("nhwcij,nhwc->ijc", seen, cotangent)[:, :, None])
+    graph = builder.finish(found)
+    assert not any("pad" in name for name in _kernels(graph))
+    names = [value.name for value in graph.inputs]
+    results = bessemer.compile(graph, threads=2).run(dict(zip(names, arrays, strict=True)))
+    for one, expected in zip(results, wanted, strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

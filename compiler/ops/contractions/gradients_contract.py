@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,8 +73,9 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
     channels, and strides and dilations change places.
     """
     kernel, groups = shape[:-2], d["groups"]
-    if groups > 1 and shape[-2] == 1 and shape[-1] == groups:
-        return _depthwise_weight_gradient(d, x, dy, shape)
+    if kernel and groups > 1 and shape[-2] == 1 and shape[-1] == groups:
+        given = {name: d[name] for name in ("strides", "dilations", "low")}
+        return d.apply("depthwise_gradient", x, dy, kernel=tuple(kernel), **given)
     rank = x.type.rank
     spatial = list(range(1, rank - 1))
     samples, channels, outputs = x.type.shape[0], x.type.shape[-1], dy.type.shape[-1]
@@ -137,28 +137,3 @@ def _with_parts(d: Differential, dy: Value, parts: int) -> Value:
     last = split.type.rank - 1
     moved = transpose(d.builder, split, [*range(2, last), 1, 0, last])
     return reshape(d.builder, moved, (*spatial, samples // parts, parts * outputs))
-
-
-def _depthwise_weight_gradient(
-    d: Differential, x: Value, dy: Value, shape: Sequence[Size]
-) -> Value:
-    """One channel a group: a sum of products for each tap."""
-    taps = [size for size in shape[:-2] if isinstance(size, int)]
-    assert len(taps) == len(shape) - 2
-    around = [d["low"], d["high"]]
-    low, high = ((0, *margin, 0) for margin in around)
-    padded = d.apply("pad", x, low=low, high=high, mode="constant", value=0)
-    found = []
-    for tap in itertools.product(*map(range, taps)):
-        place = [i * dilation for i, dilation in zip(tap, d["dilations"], strict=True)]
-        seen = d.apply(
-            "slice",
-            padded,
-            starts=(0, *place, 0),
-            shape=dy.type.shape,
-            steps=(1, *d["strides"], 1),
-        )
-        products = d.apply("mul", seen, dy)
-        total = d.apply("reduce_sum", products, axes=tuple(range(dy.type.rank - 1)))
-        found.append(reshape(d.builder, total, (1, shape[-1])))
-    return reshape(d.builder, d.apply("concat", *found, axis=0), shape)

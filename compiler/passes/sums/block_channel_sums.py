@@ -2,6 +2,7 @@
 
     channel_moments(x)           [n, h, w, c] -> [blocks, rows, c] -> parts of each block, together
     channel_products(dy, x, m)   the same with two sums
+    depthwise_gradient(x, dy)    the same with a sum for each tap
 
 A block stays in the first-level cache while its rows are read twice. Threads share the blocks,
 which do not depend on the number of threads. All blocks have equally many rows, so the mean of
@@ -26,6 +27,9 @@ BLOCK_BYTES = 32 << 10
 """About the size of a block, of which two are in use at once."""
 FEWEST_ROWS = 8
 """Of a batch of any size. The sums of blocks of fewer rows would take about as much memory as x."""
+SMALLER, FEWEST_BLOCKS = 8, 8
+"""How much smaller than what it reads a block of sums for a depthwise weight is, about, unless that
+makes fewer blocks than this for the threads to share."""
 
 
 def block_channel_sums(graph: Graph) -> Graph:
@@ -39,6 +43,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
             return _moments(rewriter, node)
         case "channel_products":
             return _products(rewriter, node)
+        case "depthwise_gradient":
+            return _depthwise(rewriter, node)
         case _:
             return None
 
@@ -126,3 +132,18 @@ def _products(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         part = rewriter.emit("reshape", part, shape=output.type.shape)
         found.append(_as(rewriter, part, output.type.dtype))
     return found
+
+
+def _depthwise(rewriter: GraphRewriter, node: Node) -> Sequence[Value]:
+    """The last of the blocks may have fewer rows."""
+    x, dy = node.inputs
+    *leading, width, _ = dy.type.shape
+    taps, count = prod(node.attributes["kernel"]), product(leading)
+    rows = SMALLER * taps // max(1, width) if isinstance(width, int) else taps
+    if isinstance(count, int):
+        rows = min(rows, -(-count // FEWEST_BLOCKS))
+    given = {**node.attributes, "rows": max(1, rows)}
+    parts = rewriter.emit("depthwise_gradient_parts", x, dy, **given)
+    total = rewriter.emit("reduce_sum", parts, axes=(0,))
+    found = rewriter.emit("reshape", total, shape=node.output.type.shape)
+    return [_as(rewriter, found, node.output.type.dtype)]
