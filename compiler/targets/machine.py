@@ -10,14 +10,14 @@ CACHE_LINE = 64
 """Bytes, on all of them."""
 PAGE = 4096
 """Bytes of memory whose lines all fall into different sets of a first-level cache."""
-_SET_STRIDE = 1024
+SET_STRIDE = 1024
 """Addresses that are this many bytes apart fall into few sets of the first-level cache."""
 
 
 def conflicts_in_cache(distance: int) -> bool:
     """Whether lines so many bytes apart fall into few sets of a first-level cache: those written
     one after the other push each other out."""
-    return distance % _SET_STRIDE == 0
+    return distance % SET_STRIDE == 0
 
 
 @dataclass(frozen=True)

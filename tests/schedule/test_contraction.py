@@ -235,13 +235,15 @@ def test_vectors_are_no_wider_than_few_columns(columns: Size, lanes: int) -> Non
     assert plan(replace(_dense((1, 7, 7)), columns=columns), x86.AVX2).lanes == min(lanes, 8)
 
 
-@pytest.mark.parametrize(("case", "block"), [((1024, 1024, 3), 1), ((1024, 1000, 3), 5)])
+@pytest.mark.parametrize(
+    ("case", "height", "block"), [((1024, 1024, 3), 10, 1), ((1024, 1000, 3), 14, 5)]
+)
 def test_tiles_of_few_steps_go_along_rows_that_meet_in_the_cache(
-    case: tuple[int, int, int], block: int, rng: np.random.Generator
+    case: tuple[int, int, int], height: int, block: int, rng: np.random.Generator
 ) -> None:
-    """Rows of whole KiB: no other tile of the block comes before the next one of the same rows."""
-    contraction = prepare(Product(*case), rng).contraction
-    assert plan(contraction, x86.AVX512).block == block
+    """Rows of whole KiB are continued soon, and a set of the cache has room for a line of each."""
+    tiling = plan(prepare(Product(*case), rng).contraction, x86.AVX512)
+    assert (tiling.height, tiling.block) == (height, block)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
 from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tile_sums import TileWriter
 from bessemer.compiler.schedule.contraction.tiles import Tiling
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import SET_STRIDE, Target
 
 
 def lower_contraction(contraction: Contraction, tiling: Tiling, target: Target) -> loops.Block:
@@ -84,6 +84,10 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
 
 FEWEST_ITEMS = 6
 """Items for the threads to share, where there are enough tiles and only the run knows how many."""
+
+_STEPS_A_TILE = 4
+"""Where only the run knows the depth, and rows of the output meet in few sets of the cache, a block
+has one tile for so many steps: the fewer a tile takes, the sooner its rows must be continued."""
 
 
 def _fewest_blocks(panels: Size) -> int:
@@ -138,11 +142,23 @@ class _Writer:
 
     @cached_property
     def blocks(self) -> Size:
-        fewest = dims.ceildiv(self.tiles, self.tiling.block)
+        fewest = dims.ceildiv(self.tiles, self._tiles_in_block)
         wanted = _fewest_blocks(self.panels)
         if isinstance(self.tiles, int) or wanted == 1 or not self.is_shared:
             return fewest
         return dims.maximum(fewest, dims.minimum(dims.ceildiv(self.tiles, 2), wanted))
+
+    @property
+    def _tiles_in_block(self) -> Size:
+        """How many tiles a block has at most: fewer than planned where the run finds few steps, and
+        rows of the output that meet in few sets of the cache (see row_blocks.py)."""
+        block = self.tiling.block
+        if self._free_depth_blocks is None:
+            return block
+        contraction = self.contraction
+        few = dims.maximum(dims.floordiv(self.walk.depth[-1].extent, _STEPS_A_TILE), 1)
+        rest = dims.mod(contraction.columns * contraction.dtype.bytes, SET_STRIDE)
+        return dims.minimum(few + block * dims.minimum(rest, 1), block)
 
     @cached_property
     def panels(self) -> Size:

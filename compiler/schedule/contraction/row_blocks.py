@@ -25,10 +25,11 @@ _FEWEST_TILES = (6, 12)
 _IN_LAST_CACHE = 8 << 20
 # Rows of the output may be a distance apart that maps them to few sets of the cache. If a tile also
 # has no more depth steps than this, blocks have one tile, so that the tile's rows are continued
-# soon after they are begun (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with one).
+# soon after they are begun (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with one), and
+# no more rows than a set has lines (Zen 5, 12 lines: 14 rows 83 us, 10 rows 51).
 # An unknown number of columns is treated as such a distance: that wins more where it is true than
 # it loses where it is not.
-_FEWEST_STEPS = 16
+FEWEST_STEPS = 16
 # A kernel that may become a link of a chain (chain_launches.py) has small blocks if its weights
 # stay in the first-level cache anyway: with fewer rows at a time, the chain's windows are smaller.
 _IN_FIRST_CACHE = 48 << 10
@@ -92,7 +93,7 @@ def block_of(
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse
         # (2048 x 192 by 1024: 8.31 ms, with large blocks 8.45; of more than 256 steps both 7.36).
         conflicts = conflicts_in_cache(columns * contraction.dtype.bytes)
-        block = min(block, 1 if conflicts and depth <= _FEWEST_STEPS else 4)
+        block = min(block, 1 if conflicts and depth <= FEWEST_STEPS else 4)
     tiles = grid.tiles
     if not isinstance(tiles, int):
         return min(block, _DYNAMIC_BLOCK)

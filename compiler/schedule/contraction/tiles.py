@@ -25,12 +25,13 @@ from bessemer.compiler.schedule.contraction.contraction import (
 )
 from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.contraction.row_blocks import (
+    FEWEST_STEPS,
     at_most,
     block_of,
     grid_of,
     weight_bytes,
 )
-from bessemer.compiler.targets.machine import CACHE_LINE, PAGE, Target
+from bessemer.compiler.targets.machine import CACHE_LINE, PAGE, Target, conflicts_in_cache
 
 # Sums of more products than LONGEST_CHAIN are added up in depth blocks of about DEPTH_BLOCK, so
 # that rounding errors stay below 1e-6 of the norm.
@@ -110,6 +111,15 @@ def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
     return ways * (PAGE // gcd(PAGE, step * dtype.bytes))
 
 
+def _is_written_in_few_sets(contraction: Contraction) -> bool:
+    """Whether rows of the output fall into few sets of the first-level cache, and are written after
+    few steps: a tile's lines must all stay there until its neighbour has continued them."""
+    columns, steps = contraction.columns, contraction.depth_steps
+    if not isinstance(columns, int) or not isinstance(steps, int) or steps > FEWEST_STEPS:
+        return False
+    return conflicts_in_cache(columns * contraction.dtype.bytes)
+
+
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
     """The width of b's panels in vectors: the width that wastes the least arithmetic on columns
     that do not exist."""
@@ -149,6 +159,8 @@ def plan(
     most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
     if not shape and not isinstance(walk.axis.a_stride, int):
         most = min(most, _MOST_POINTERS)
+    if not shape and _is_written_in_few_sets(contraction):
+        most = min(most, target.l1_ways - target.l1_ways // 6)
     height = min(height, most)
     walk = walk_of(contraction, height)
     if not shape:
