@@ -39,6 +39,14 @@ def split_sizes(sizes: Sequence[Size], shape: Sequence[Size]) -> tuple[Size, ...
     return tuple(cut) if all(size == 1 for size in left) else tuple(sizes)
 
 
+def left_size(sizes: Sequence[Size], shape: Sequence[Size]) -> Size | None:
+    """The size that `shape` leaves open, as -1, if it is one of the sizes and others are split into
+    parts: no other number fits where the parts are whole. None where nothing is split."""
+    at = shape.index(-1)
+    whole = [(size, (*shape[:at], size, *shape[at + 1 :])) for size in sizes]
+    return next((size for size, parts in whole if split_sizes(sizes, parts) != tuple(sizes)), None)
+
+
 def _is_whole(product: Size, size: Size) -> bool:
     """Whether a product of parts is a size, or all of it that makes whole parts."""
     if product == size or isinstance(product, int):

@@ -72,6 +72,20 @@ agraph (float[b, h, w] x) => (float[b, k, 3, l, 2] y)
 """
 
 
+def test_what_a_reshape_leaves_open_beside_windows_is_a_size_of_its_input() -> None:
+    """As Swin's partition into windows leaves the channels open."""
+    open_end = _WINDOWS.replace("3, l, 2] y)", "3, l, 2, 5] y)").replace("w] x)", "w, 5] x)")
+    open_end = open_end.replace("w = Shape<start = 2>", "w = Shape<start = 2, end = 3>")
+    open_end = open_end.replace("columns, two)", "columns, two, least)")
+    model = parsed(open_end.replace("two = {2}>", "two = {2}, int64[1] least = {-1}>"))
+    assert str(read_onnx(model).outputs[0].type).endswith(",2,5]")
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    x = floats(2, 6, 4, 5)
+    np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
+    with pytest.raises(ExecutionError, match="elements"):
+        compiled.run({"x": floats(1, 4, 2, 5)})
+
+
 def test_an_axis_that_is_split_into_windows_is_cut_to_whole_ones() -> None:
     model = parsed(_WINDOWS)
     assert "slice" in operators(read_onnx(model))

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.types import TensorType, dtype_of, i64
 from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.divisible_axes import cut_to, split_sizes
+from bessemer.frontends.onnx_reader.divisible_axes import cut_to, left_size, split_sizes
 from bessemer.frontends.onnx_reader.equal_sizes import (
     MustChooseError,
     agreed_size,
@@ -62,7 +62,8 @@ def read_reshape(context: NodeContext) -> Value:
         context.wrong(f"the shape {list(wanted)} leaves {len(unknown)} sizes open")
     for axis in unknown:
         rest = dims.product(size for at, size in enumerate(shape) if at != axis)
-        shape[axis] = _quotient(context, x.type.numel, rest)
+        left = left_size(x.type.shape, shape)
+        shape[axis] = _quotient(context, x.type.numel, rest) if left is None else left
     for size in shape:
         if isinstance(size, int) and size < 0:
             context.wrong(f"the shape {list(wanted)} has the size {size}")
