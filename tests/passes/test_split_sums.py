@@ -97,7 +97,7 @@ def _of_recurrence(steps: int = 100, rows: int = 256, columns: int = 128) -> Gra
     return b.finish([b.apply("matmul", turned, dgates), dgates])
 
 
-def test_long_sums_over_the_steps_of_a_recurrence_are_sums_of_stretches() -> None:
+def test_long_sums_over_the_steps_of_a_recurrence_are_sums_of_depth_blocks() -> None:
     graph = split_sums(_of_recurrence())
     products = [node for node in graph.nodes if node.operator.name == "matmul"]
     assert [node.inputs[1].type.shape[0] for node in products] == [544, 544, 512]

@@ -24,8 +24,8 @@ AVX512 = parse_target("x86_64-avx512")
 
 
 def _weight_gradients() -> Graph:
-    """The way back through an rnn, and two gradients of weights: one is a sum of stretches of the
-    depth, the other of halves."""
+    """The way back through an rnn, and two gradients of weights: one is a sum of depth blocks,
+    the other of halves."""
     b = GraphBuilder("step")
     steps = TensorType(f32, (STEPS, BATCH, HIDDEN))
     dy, y = (b.input(name, steps) for name in ("dy", "y"))

@@ -21,7 +21,7 @@ Here each thread reads the half of the weight's rows that it has updated in the 
     matmul(transpose(x'), dy') + matmul(transpose(x''), dy'') + ...
 
 The threads of a recurrence share sequences and not steps, so that neither half of the depth is a
-thread's own. A long depth is cut into stretches instead, one product after the other: a stretch of
+thread's own. A long depth is cut into depth blocks instead, one product after the other: a block of
 x stays in the second-level cache while all columns of dy are multiplied with it.
 """
 
@@ -42,27 +42,27 @@ FEWEST_PRODUCTS, FEWEST_NUMBERS = 1 << 24, 1 << 16
 MOST_ROWS, FEWEST_WEIGHTS = 128, 1 << 17
 LARGER = 4
 """How much larger than their sum all numbers are, at least: it is stored twice."""
-LONGEST_AT_ONCE, STRETCH = 1024, 544
-FEWEST_IN_STRETCH, MOST_IN_STRETCH = 3 << 15, 1 << 18
-"""A depth of more steps than the first is cut into stretches of at most the second, if x has so
-many numbers in a stretch: all of x is more than the second-level cache holds, and a stretch is not.
+LONGEST_AT_ONCE, DEPTH_BLOCK = 1024, 544
+FEWEST_IN_BLOCK, MOST_IN_BLOCK = 3 << 15, 1 << 18
+"""A depth of more steps than the first is cut into blocks of at most the second, if x has so many
+numbers in a block: the second-level cache does not hold all of x, but a block of it.
 (Zen 5, LSTM of 256, 16 sequences of 100 steps: 40.5 -> 39.7 ms a training step. 512 numbers a step:
 16.2 -> 17.5 ms a product; 128: 8.1 -> 8.35 ms a step.)"""
-_TURN = 16
-"""The length of stretches is a multiple of this: so dy is packed in blocks (blocked_packing.py)."""
+_PACKED_STEPS = 16
+"""Depth blocks are a multiple of this: so many steps are packed at once (blocked_packing.py)."""
 _RECURRENCES = ("lstm_gradient", "gru_gradient", "rnn_gradient")
 
 
 def split_sums(graph: Graph) -> Graph:
-    """The same network with such sums in halves or stretches, also inside regions."""
+    """The same network with such sums in halves or depth blocks, also inside regions."""
     weights = {graph.inputs[given] for _, given in graph.updates}
     return rewrite_graph(graph, partial(_rule, {}, weights))
 
 
 _Parts: TypeAlias = dict[tuple[GraphRewriter, Value, int | tuple[int, int]], Value]
 """Parts of values, by their graph and the number of axes that are the depth (the halves), or by the
-first step and the number of steps (a stretch): what several products read is one value, so that it
-is packed once."""
+first step and the number of steps (a depth block): what several products read is one value, so that
+it is packed once."""
 
 
 def _rule(
@@ -88,10 +88,10 @@ def _product(parts: _Parts, rewriter: GraphRewriter, node: Node) -> Sequence[Val
     if depth * product < FEWEST_PRODUCTS or depth * (rows + columns) < LARGER * product:
         return None
     if _is_of_recurrence(rewriter, right):
-        stretches = _in_stretches(parts, rewriter, node, left, right)
-        if stretches is not None:
-            return stretches
-    if depth % HALVES or _is_stretch(rewriter, right):
+        blocks = _in_depth_blocks(parts, rewriter, node, left, right)
+        if blocks is not None:
+            return blocks
+    if depth % HALVES or _is_depth_block(rewriter, right):
         return None
     x, dy = (_halved(parts, rewriter, value, 1) for value in (left, right))
     transposed = rewriter.emit("transpose", x, permutation=(0, 2, 1))
@@ -106,32 +106,34 @@ def _is_of_recurrence(rewriter: GraphRewriter, value: Value) -> bool:
     return node is not None and node.operator.name in _RECURRENCES
 
 
-def _is_stretch(rewriter: GraphRewriter, value: Value) -> bool:
-    """Whether this value is a stretch of what the way back through a recurrence computes."""
+def _is_depth_block(rewriter: GraphRewriter, value: Value) -> bool:
+    """Whether this value is a depth block of what the way back through a recurrence computes."""
     node = rewriter.producer(value, "slice")
     return node is not None and _is_of_recurrence(rewriter, node.inputs[0])
 
 
-def _in_stretches(
+def _in_depth_blocks(
     parts: _Parts, rewriter: GraphRewriter, node: Node, left: Value, right: Value
 ) -> Sequence[Value] | None:
-    """The sum of the products of stretches of the depth, of both operands [depth, ...]."""
+    """The sum of the products of blocks of the depth, of both operands [depth, ...]."""
     depth, rows = map(_known, left.type.shape)
-    count = max(1, -(-depth // STRETCH))
-    length = -(-depth // (count * _TURN)) * _TURN
-    if depth <= LONGEST_AT_ONCE or not FEWEST_IN_STRETCH <= rows * length <= MOST_IN_STRETCH:
+    count = max(1, -(-depth // DEPTH_BLOCK))
+    length = -(-depth // (count * _PACKED_STEPS)) * _PACKED_STEPS
+    if depth <= LONGEST_AT_ONCE or not FEWEST_IN_BLOCK <= rows * length <= MOST_IN_BLOCK:
         return None
     total: Value | None = None
     for first in range(0, depth, length):
         steps = first, min(length, depth - first)
-        x, dy = (_stretch(parts, rewriter, value, steps) for value in (left, right))
+        x, dy = (_depth_block(parts, rewriter, value, steps) for value in (left, right))
         transposed = rewriter.emit("transpose", x, permutation=(1, 0))
         product = rewriter.emit("matmul", transposed, dy, **node.attributes)
         total = product if total is None else rewriter.emit("add", total, product)
     return None if total is None else (total,)
 
 
-def _stretch(parts: _Parts, rewriter: GraphRewriter, value: Value, steps: tuple[int, int]) -> Value:
+def _depth_block(
+    parts: _Parts, rewriter: GraphRewriter, value: Value, steps: tuple[int, int]
+) -> Value:
     """The rows of a value from the first of these steps on, so many."""
     key = rewriter, value, steps
     if key not in parts:
