@@ -1,6 +1,6 @@
 """Two compilations of one model, run alternately: whether a change of the compiler made it faster.
 
-python -m benchmarks.interleaved OLD.so NEW.so
+python -m benchmarks artifacts OLD.so NEW.so
 """
 
 from __future__ import annotations

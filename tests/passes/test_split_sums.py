@@ -33,8 +33,8 @@ def _product(depth: Size = DEPTH, rows: int = 128, columns: int = 160, dtype: DT
     b = GraphBuilder("g")
     x = b.input("x", TensorType(dtype, (depth, rows)))
     dy = b.input("dy", TensorType(dtype, (depth, columns)))
-    turned = b.apply("transpose", x, permutation=(1, 0))
-    return b.finish([b.apply("matmul", turned, dy, **({} if dtype is f32 else {"dtype": f32}))])
+    transposed = b.apply("transpose", x, permutation=(1, 0))
+    return b.finish([b.apply("matmul", transposed, dy, **({} if dtype is f32 else {"dtype": f32}))])
 
 
 def _sum(shape: tuple[Size, ...] = (*BATCH, 96), axes: tuple[int, ...] = (0, 1)) -> Graph:
@@ -78,8 +78,8 @@ def test_what_two_products_read_is_packed_once() -> None:
     found = []
     for name in ("x", "y"):
         x = b.input(name, TensorType(f32, (DEPTH, 128)))
-        turned = b.apply("transpose", x, permutation=(1, 0))
-        found.append(b.apply("matmul", turned, dy))
+        transposed = b.apply("transpose", x, permutation=(1, 0))
+        found.append(b.apply("matmul", transposed, dy))
     steps = launches(planned(b.finish(found)).program.steps)
     assert ["pack" in step.kernel.name for step in steps].count(True) == 1
 
@@ -93,8 +93,8 @@ def _of_recurrence(steps: int = 100, rows: int = 256, columns: int = 128) -> Gra
     x = b.input("x", TensorType(f32, (steps * 16, rows)))
     dgates, _ = b.apply_many("rnn_gradient", states[0], weights, dh, states[1])
     dgates = b.apply("reshape", dgates, shape=(steps * 16, columns))
-    turned = b.apply("transpose", x, permutation=(1, 0))
-    return b.finish([b.apply("matmul", turned, dgates), dgates])
+    transposed = b.apply("transpose", x, permutation=(1, 0))
+    return b.finish([b.apply("matmul", transposed, dgates), dgates])
 
 
 def test_long_sums_over_the_steps_of_a_recurrence_are_sums_of_depth_blocks() -> None:

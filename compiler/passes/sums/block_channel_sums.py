@@ -5,12 +5,14 @@
     depthwise_gradient(x, dy)    the same with a sum for each tap
 
 A block stays in the first-level cache while its rows are read twice. Threads share the blocks,
-which do not depend on the number of threads. All blocks have equally many rows, so the mean of
-their means is the mean of all rows. The sum of squared differences from it is the sum of those from
-the blocks' means, plus the squared differences of these from the mean, counted once per row.
+which do not depend on the number of threads. All blocks of moments have equally many rows, so the
+mean of their means is the mean of all rows. The sum of squared differences from it is the sum of
+those from the blocks' means, plus the squared differences of these from the mean, counted once per
+row.
 
-Blocks are added up in float64, except for squares: their sums often differ in sign and nearly
-cancel, as those of cotangents do, and float32 would lose more there than inside of the blocks.
+Means and sums of products are added up over the blocks in float64: those of the blocks often differ
+in sign and nearly cancel, as those of cotangents do, and float32 would lose more there than inside
+of the blocks. Squares and the taps of depthwise weights are added up in their own type.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ makes fewer blocks than this for the threads to share."""
 
 
 def block_channel_sums(graph: Graph) -> Graph:
-    """The same network with blocks in place of channel_moments and channel_products."""
+    """The same network with sums of blocks in place of these three operators."""
     return rewrite_graph(graph, _rule)
 
 

@@ -77,10 +77,10 @@ def _rule(
 
 
 def _product(parts: _Parts, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    turned = rewriter.producer(node.inputs[0], "transpose")
-    if turned is None:
+    transpose = rewriter.producer(node.inputs[0], "transpose")
+    if transpose is None:
         return None
-    left, right = turned.inputs[0], node.inputs[1]
+    left, right = transpose.inputs[0], node.inputs[1]
     if len(left.type.shape) != 2 or len(right.type.shape) != 2:
         return None
     (depth, rows), columns = map(_known, left.type.shape), _known(right.type.shape[1])
