@@ -160,9 +160,9 @@ class Blocks:
             ahead(piece, pieces)
             depth = length // pieces
             unroll = UNROLL if isinstance(depth, int) and depth % UNROLL == 0 else 1
-            with self.builder.loop(depth // unroll) as turn:
-                for near in range(unroll):
-                    yield piece * depth + turn * unroll + near
+            with self.builder.loop(depth // unroll) as number:
+                for within in range(unroll):
+                    yield piece * depth + number * unroll + within
 
     def _ahead(
         self,
