@@ -117,7 +117,8 @@ def search(
 def search_with_optuna(
     measure: Measure, space: Space, count: int, file: str | Path | None = None, seed: int = 0
 ) -> list[Trial]:
-    """Points that Optuna's sampler chooses by what it has seen, the file's trials among it.
+    """Points that Optuna's sampler chooses by what it has seen, the file's trials among it: those
+    of a seed, also where the search was interrupted.
 
     Raises CompileError where Optuna is not installed, and for a file of another space.
     """
@@ -128,15 +129,16 @@ def search_with_optuna(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = Path(file) if file else None
     result = _begun(file)
-    sampler = optuna.samplers.TPESampler(seed=seed + len(result))
-    study = optuna.create_study(sampler=sampler)
+    study = optuna.create_study()
     spread = {name: _distribution(optuna, part) for name, part in space.items()}
     for trial in result:
         _tell(optuna, study, trial, spread)
     while len(result) < count:
-        point = dict(study.ask(spread).params)
-        trial = _tried(measure, point, file)
-        _tell(optuna, study, trial, spread)
+        # A sampler of its own for each trial: it draws the same after an interruption.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(result))
+        asked = study.ask(spread)
+        trial = _tried(measure, dict(asked.params), file)
+        study.tell(asked, _finite(trial.loss))
         result.append(trial)
     return result[:count]
 
@@ -148,7 +150,7 @@ def _distribution(optuna: Any, part: Range | Choice) -> Any:
 
 
 def _tell(optuna: Any, study: Any, trial: Trial, spread: Mapping[str, Any]) -> None:
-    loss = trial.loss if math.isfinite(trial.loss) else 1e30
+    loss = _finite(trial.loss)
     try:
         told = optuna.trial.create_trial(params=trial.point, distributions=spread, value=loss)
     except ValueError:
@@ -157,6 +159,11 @@ def _tell(optuna: Any, study: Any, trial: Trial, spread: Mapping[str, Any]) -> N
             f"The trial {trial.point} is not of this search's space, {names}. Take another file."
         ) from None
     study.add_trial(told)
+
+
+def _finite(loss: float) -> float:
+    """A loss as Optuna can have it."""
+    return loss if math.isfinite(loss) else 1e30
 
 
 def _tried(measure: Measure, point: Point, file: Path | None) -> Trial:

@@ -239,6 +239,7 @@ def test_optuna_chooses_points_and_learns_from_the_file(tmp_path: Path) -> None:
     assert trials[:10] == first
     assert len(tried) == 30
     assert search.best(trials).loss < 0.5
+    assert search.search_with_optuna(_hill([]), SPACE, 14) == trials[:14]  # as if never interrupted
 
 
 def test_pictures_are_drawn_whole_or_not_at_all(tmp_path: Path, rng: np.random.Generator) -> None:
