@@ -114,6 +114,10 @@ class He:
     slope: float = 0.0
     fan: Literal["inputs", "outputs"] = "inputs"
 
+    def __post_init__(self) -> None:
+        if self.fan not in ("inputs", "outputs"):
+            raise CompileError(f"He's fan is 'inputs' or 'outputs', not {self.fan!r}.")
+
     def __call__(self, shape: Shape, fans: Fans, generator: np.random.Generator) -> Array:
         count = fans.inputs if self.fan == "inputs" else fans.outputs
         deviation = math.sqrt(2 / ((1 + self.slope**2) * max(count, 1)))

@@ -22,9 +22,9 @@ def show_plan(plan: MemoryPlan, as_json: bool = False) -> None:
     rows.append(["all", *(format_bytes(sum(part.values())) for part in (kept, again))])
     print_table(("layer", "kept", "computed again"), rows, right="lrr")
     gap = plan.arena / plan.lower_bound - 1 if plan.lower_bound else 0.0
-    write(
-        f"arena        {format_bytes(plan.arena)}, {gap:.1%} above the lower bound, "
-        f"about {format_bytes(plan.arena_before)} if nothing were computed again"
-    )
+    arena = f"arena        {format_bytes(plan.arena)}, {gap:.1%} above the lower bound"
+    if again:
+        arena += f", about {format_bytes(plan.arena_before)} if nothing were computed again"
+    write(arena)
     write(f"operations   +{plan.extra:.1%}")
     write(f"state        {format_bytes(plan.state)}, {format_bytes(plan.in_place)} of it in place")

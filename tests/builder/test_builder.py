@@ -162,6 +162,11 @@ def test_an_initializer_has_its_mean_and_deviation(
     assert abs(weight.std() / deviation - 1) < 0.02
 
 
+def test_a_fan_of_another_name_is_refused() -> None:
+    with pytest.raises(CompileError, match="'inputs' or 'outputs', not 'fan_in'"):
+        He(fan="fan_in")  # type: ignore[arg-type]
+
+
 def test_the_fans_of_convolutions_count_their_kernels() -> None:
     network = network_of(Conv(64, 5, weights=He()), numbers(1, 32, 9, 9))
     assert abs(network.array("weight").std() / np.sqrt(2 / (25 * 32)) - 1) < 0.02

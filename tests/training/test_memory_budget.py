@@ -307,5 +307,6 @@ def test_the_command_shows_the_plan(tmp_path: Path) -> None:
     assert plan["in_place"] == plan["state"]
     code, out, _ = run_command("train", file, "--plan")
     assert code == 0 and "computed again" in out and "lower bound" in out
+    assert ("if nothing were computed again" in out) == bool(plan["again"])
     code, _, err = run_command("train", file, "--plan", "--memory", "10K")
     assert code == 1 and "the smallest plan found takes" in err
