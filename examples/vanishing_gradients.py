@@ -69,7 +69,8 @@ def main() -> None:
     shares = " | ".join(f"{accuracy:.1%}" for _, accuracy in found.values())
     print(f"| test accuracy after {EPOCHS} epochs | {shares} |")
     if len(sys.argv) > 1:
-        draw_gradients({kind: first for kind, (first, _) in found.items()}, Path(sys.argv[1]))
+        firsts = {kind: first for kind, (first, _) in found.items()}
+        draw_gradients(firsts, Path(sys.argv[1]), "dense*.weight")
 
 
 if __name__ == "__main__":

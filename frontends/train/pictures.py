@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,13 @@ def draw_history(history: History, path: Path, name: str = "loss") -> None:
     _save(figure, path)
 
 
-def draw_gradients(found: Mapping[str, Statistics], path: Path) -> None:
-    """The sizes of the weights' gradients from the first layer to the last, a line a network."""
+def draw_gradients(found: Mapping[str, Statistics], path: Path, pattern: str = "*weight") -> None:
+    """The sizes of the weights' gradients from the first layer to the last, a line a network. Norms
+    have a weight, too: a pattern for the parameters' names leaves them out."""
     figure, axes = _figure("Gradients of weights", "layer", "root mean square")
     for label, statistics in found.items():
-        sizes = [size for name, size in statistics.gradients.items() if name.endswith("weight")]
+        gradients = statistics.gradients.items()
+        sizes = [size for name, size in gradients if fnmatchcase(name, pattern)]
         axes.semilogy(range(1, len(sizes) + 1), sizes, marker="o", label=label)
     axes.legend()
     _save(figure, path)
