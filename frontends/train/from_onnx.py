@@ -82,7 +82,7 @@ def network_from_onnx(
     recurrences, normalizations, embeddings, and sums and scalings by more than one number read, and
     what is put beside data, inside branches and loops too, and also where they are transposed, cut,
     joined or a function of them is read (usual_parameters.py); but not what nobody learns
-    (fixed_constants.py).
+    (fixed_constants.py). In a file without any such, the outputs of Constant nodes stand for them.
     `dims` fixes symbolic dimensions.
     Raises CompileError for a model that cannot be read, and for a name that it does not have.
     """

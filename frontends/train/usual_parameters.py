@@ -1,4 +1,5 @@
 """Finds the initializers of an ONNX file that are usually trained: those in the places of weights.
+Where no initializer is one, the outputs of Constant nodes are taken in their stead.
 
 Exporters do not always write a parameter where it is read. It may pass through nodes that they do
 not fold: it may be transposed, cut or joined, and a scale may be the exponential of it. So
@@ -57,15 +58,23 @@ _STATISTICS = (
 
 
 def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
-    """Those of the constants that are initializers and learnt as a rule, in order of their use."""
-    given = {tensor.name for tensor in graph.initializer}
+    """Those of the constants that are initializers and learnt as a rule, in order of their use.
+    If there are none, those that outermost Constant nodes make: some exporters write all weights
+    so. Beside weights that are initializers, such nodes only have numbers of formulas."""
+    initializers = {tensor.name for tensor in graph.initializer}
+    made = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return _learnt(graph, constants, initializers) or _learnt(graph, constants, made)
+
+
+def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[str]) -> list[str]:
+    """Those of the constants that are among the given values and learnt as a rule."""
     known = {
         name: array
         for name, array in constants.items()
         if name in given and not name.endswith(_STATISTICS)
     }
     found: dict[str, None] = {}
-    for node, makers, varying in _scopes(graph, {}, set()):
+    for node, makers, varying in _scopes(graph, {}, set(), given):
         read = [node.input[k] for k in _PLACES.get(node.op_type, ()) if k < len(node.input)]
         if node.op_type == "Concat" and not varying.isdisjoint(node.input):
             read = list(node.input)  # a token of its own, say of a class, beside data
@@ -125,11 +134,16 @@ def _leaves(
 
 
 def _scopes(
-    graph: onnx.GraphProto, makers: Mapping[str, onnx.NodeProto], varying: Set[str]
+    graph: onnx.GraphProto,
+    makers: Mapping[str, onnx.NodeProto],
+    varying: Set[str],
+    given: Set[str] = frozenset(),
 ) -> Iterator[tuple[onnx.NodeProto, Mapping[str, onnx.NodeProto], Set[str]]]:
     """A graph's nodes, and those of the graphs in them before each; with what makes the values that
-    each sees, and which of these vary. Two graphs may have values of one name."""
-    makers = {**makers, **{name: node for node in graph.node for name in node.output if name}}
+    each sees, unless they are given in the outermost, and which of these vary. Two graphs may have
+    values of one name."""
+    made = {name: node for node in graph.node for name in node.output if name and name not in given}
+    makers = {**makers, **made}
     varying = _varying(graph, varying)
     for node in graph.node:
         for inner in subgraphs(node):

@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.frontends.train.from_onnx import network_from_onnx
 from bessemer.frontends.train.optimizers import SGD
 from bessemer.frontends.train.trainer import Trainer
@@ -101,6 +102,22 @@ def _names(node: onnx.NodeProto) -> set[str]:
 def test_what_is_trained_as_a_rule(name: str) -> None:
     body, wanted = GRAPHS[name]
     assert set(network_from_onnx(_model(body)).parameters) == wanted
+
+
+def test_weights_may_be_constant_nodes_in_a_file_without_initializers() -> None:
+    body = (
+        "w = Constant<value = double[4,2] {1, 2, 3, 4, 5, 6, 7, 8.5}>() "
+        "n = Constant<value = double {2}>() h = MatMul(x, w) p = Pow(h, n) y = Mul(p, n)"
+    )
+    trainer = Trainer(network_from_onnx(_model(body)), _total, [], optimizer=SGD(1e-6))
+    assert set(trainer.network.parameters) == {"w"}
+    trainer.step({"x": np.ones((1, 4))})
+    written = write_onnx(trainer.network.graph)
+    arrays = {each.name: numpy_helper.to_array(each) for each in written.graph.initializer}
+    np.testing.assert_allclose(arrays["w"], trainer.state["w"])
+    assert (arrays["w"] < [[1, 2], [3, 4], [5, 6], [7, 8.5]]).all()
+    beside = body.replace("y = Mul(p, n)", "q = Mul(p, n) o = Concat<axis = 1>(q, q) y = Mul(o, a)")
+    assert set(network_from_onnx(_model(beside)).parameters) == {"a"}
 
 
 def _total(y: Tensor) -> Tensor:
