@@ -12,8 +12,9 @@ import pytest
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
-from bessemer.compiler.ir.loops import Kernel, Store
+from bessemer.compiler.ir.loops import Accumulate, Kernel, Store
 from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, plan_depthwise
 from bessemer.compiler.targets import x86
@@ -78,6 +79,11 @@ CASES = (
     Case((1, 13, 15, 4), kernel=(5, 5), strides=(2, 2), dilations=(3, 2), low=(6, 4), high=(6, 4)),
     Case((1, 1, 50, 4), kernel=(1, 31), low=(0, 15), high=(0, 15)),
     Case((1, 7, 30, 4), kernel=(5, 7), low=(2, 3), high=(2, 3), dynamic="nhwc"),
+    Case((1, 1, 50, 4), kernel=(1, 40), low=(0, 39)),
+    Case((1, 1, 9, 4), kernel=(1, 95), low=(0, 47), high=(0, 47)),
+    Case((1, 2, 50, 2), kernel=(3, 41), low=(1, 20), high=(1, 20), dynamic="hw"),
+    Case((2, 1, 99, 3), kernel=(1, 38), strides=(1, 2), dynamic="nw"),
+    Case((1, 1, 70, 4), kernel=(1, 37), strides=(1, 2), dilations=(1, 3), low=(0, 50), high=(0, 9)),
 )
 
 
@@ -151,6 +157,15 @@ def _each(targets: Sequence[Target], times: int) -> list[Any]:
         for number, case in enumerate(CASES)
         for target in dict.fromkeys(targets[(number + k) % len(targets)] for k in range(times))
     ]
+
+
+def test_code_does_not_grow_with_the_window() -> None:
+    def accumulations(taps: int) -> int:
+        case = Case((1, 1, 2 * taps, 4), kernel=(1, taps), low=(0, taps - 1))
+        kernel, _ = _prepare(case, x86.AVX512)
+        return sum(isinstance(statement, Accumulate) for statement in walk(kernel.body))
+
+    assert 0 < accumulations(513) <= accumulations(54)
 
 
 @pytest.mark.parametrize(("case", "target"), _each((x86.SSE42, x86.AVX512), 1))

@@ -10,37 +10,42 @@ register tiles of contractions would be of no use.
 With pixels outside and channels inside, memory is read in order, and a tile's weights come from the
 first-level cache. The border is never multiplied: a row of inputs outside of the image is skipped
 by a branch, and columns outside are left out of the code of the tiles at the ends of a row.
-For large windows, a tile is one row of outputs, and its rows of inputs are a loop. The loop over
-the tiles is then inside of the loop over the channels, so that the tiles share what the first-level
-cache has room for. A volume counts as one image for each of its planes, and the planes of a window
-are one more loop.
+For large windows, a tile is one row of outputs, and its taps are loops (depthwise_taps.py). The
+loop over the tiles is then inside of the loop over the channels, so that the tiles share what the
+first-level cache has room for. A volume counts as one image for each of its planes, and the planes
+of a window are one more loop.
 Convolutions in groups of few channels are done in the same way: an input is multiplied for all
 outputs of its group, spread by one shuffle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, product
-from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
-    Constant,
     Expression,
     binary,
     constant,
     index_value,
     less,
-    within,
 )
 from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
+from bessemer.compiler.schedule.convolution.depthwise_taps import (
+    Output,
+    Range,
+    TapLoops,
+    column_exists,
+    is_false,
+    planes_of_taps,
+    rows_of_taps,
+    when,
+)
 
 
 def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
@@ -69,43 +74,15 @@ def _write_band(band: _Band, width: int) -> None:
     over the channels is outside of the tiles."""
     work, builder = band.work, band.builder
     if work.loops_over_taps:
-        band = replace(band, rows_of_taps=_rows_of_taps(band), planes_of_taps=_planes_of_taps(band))
+        rows = rows_of_taps(builder, work, band.begin)
+        band = replace(
+            band, rows_of_taps=rows, planes_of_taps=planes_of_taps(builder, work, band.image)
+        )
     if work.loops_over_taps and work.kernel[0] > 1:
         with builder.loop(work.channels, "vector", lanes=0) as channel:
             replace(band, channel=channel).write(width)
     else:
         band.write(width)
-
-
-_Range: TypeAlias = tuple[Size, Size]
-"""The first tap that sees the image, and the number of taps that see it."""
-
-
-def _rows_of_taps(band: _Band) -> _Range:
-    work = band.work
-    taps, rows = work.kernel[0], work.inputs[0]
-    if rows is None:
-        return 0, taps
-    before = work.low[0] - band.begin * work.strides[0]
-    return _seeing(band.builder, before, rows, taps, work.dilations[0])
-
-
-def _planes_of_taps(band: _Band) -> _Range:
-    planes = band.work.planes
-    if planes is None:
-        return 0, 1
-    before = planes.low - dims.mod(band.image, planes.outputs) * planes.stride
-    return _seeing(band.builder, before, planes.inputs, planes.taps, planes.dilation)
-
-
-def _seeing(builder: KernelBuilder, before: Size, inputs: Size, taps: int, dilation: int) -> _Range:
-    """The taps that see one of `inputs` places; the first of these is `before` places behind the
-    place of the first tap."""
-    first = dims.ceildiv(dims.maximum(before, 0), dilation)
-    end = dims.minimum(dims.ceildiv(dims.maximum(before + inputs, 0), dilation), taps)
-    first = builder.define(index_value(first), "first").index
-    count = builder.define(index_value(dims.maximum(end - first, 0)), "taps").index
-    return first, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +100,8 @@ class _Band:
     image: Size
     begin: Size
     height: int
-    rows_of_taps: _Range = (0, 0)
-    planes_of_taps: _Range = (0, 0)
+    rows_of_taps: Range = (0, 0)
+    planes_of_taps: Range = (0, 0)
     channel: Size | None = None
 
     def write(self, width: int) -> None:
@@ -157,9 +134,9 @@ class _Band:
                 _Tile(self, members[0][0] + number * size, size, is_checked=False).write()
 
     def _is_inside(self, left: int, size: int) -> bool:
-        """Whether a tile sees no column outside of the image."""
+        """Whether a tile sees no column outside of the image, or its segments find that out."""
         inputs = self.work.inputs[1]
-        if inputs is None:
+        if inputs is None or self.work.loops_over_segments:
             return True
         first = self.work.place(1, left, 0)
         last = first + self.work.reach(1, size) - 1
@@ -172,7 +149,7 @@ class _Band:
         inputs = work.inputs[1]
         inner_begin: Size = 0
         inner_end = dims.floordiv(columns, width)
-        if inputs is not None:
+        if inputs is not None and not work.loops_over_segments:
             inner_begin = dims.ceildiv(work.low[1], step)
             seen = inputs + work.low[1] - work.reach(1, width)
             inner_end = dims.minimum(inner_end, dims.floordiv(seen, step) + 1)
@@ -182,9 +159,6 @@ class _Band:
                 _Tile(self, number * width, width, is_checked=False).write()
             with self.builder.otherwise():
                 _Tile(self, number * width, width, is_checked=True).write()
-
-
-_Output: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,10 +186,10 @@ class _Tile:
         outputs = product(range(self.band.height), range(self.width))
         sums = {output: builder.define(zero, "sum") for output in outputs}
         if work.loops_over_taps:
-            self._loop_over_taps(sums, channel)
+            self._taps().add(sums, channel)
             self._finish(0, sums, channel)
             return
-        weights: dict[_Output, Expression] = {}
+        weights: dict[Output, Expression] = {}
         if work.holds_weights:
             weights = self._weights(range(work.kernel[0]), channel)
         for y in range(work.reach(0, self.band.height)):
@@ -224,69 +198,19 @@ class _Tile:
                 if row * work.strides[0] + work.reach(0, 1) - 1 == y:
                     self._finish(row, sums, channel)
 
-    def _loop_over_taps(self, sums: dict[_Output, Local], channel: Size) -> None:
-        """Adds all rows of taps that see a row of the image, or of one of its planes."""
-        work, band = self.band.work, self.band
-        planes = work.planes
-        if planes is None:
-            self._loop_over_rows(band.image, (), sums, channel)
-            return
-        first, count = band.planes_of_taps
-        volume = dims.floordiv(band.image, planes.outputs)
-        place = dims.mod(band.image, planes.outputs) * planes.stride - planes.low
-        with band.builder.loop(count) as number:
-            tap = first + number
-            plane = volume * planes.inputs + place + tap * planes.dilation
-            self._loop_over_rows(plane, (tap,), sums, channel)
+    def _taps(self) -> TapLoops:
+        band = self.band
+        return TapLoops(
+            band.builder,
+            band.work,
+            (band.image, band.begin, self.left),
+            self.width,
+            self.is_checked,
+            band.rows_of_taps,
+            band.planes_of_taps,
+        )
 
-    def _loop_over_rows(
-        self, image: Size, plane_tap: tuple[Size, ...], sums: dict[_Output, Local], channel: Size
-    ) -> None:
-        """Adds the rows of one image, each in segments of its taps; `plane_tap` is the index of
-        the plane in the weights, if these have planes."""
-        work, band = self.band.work, self.band
-        first, count = band.rows_of_taps
-        columns = work.kernel[1]
-        _, length = work.segments()
-        with band.builder.loop(count) as number:
-            tap = first + number
-            row = work.place(0, band.begin, tap * work.dilations[0])
-            for begin in range(0, columns, length):
-                taps = range(begin, min(begin + length, columns))
-                for member in range(work.group):
-                    within = () if work.group == 1 else (member,)
-                    weights = {
-                        at: band.builder.define(
-                            work.weights[*plane_tap, tap, at, *within, channel], "w"
-                        ).value
-                        for at in taps
-                    }
-                    source = dims.floordiv(channel, work.group) * work.group + member
-                    self._segment((image, row), weights, sums, source)
-
-    def _segment(
-        self,
-        row: tuple[Size, Size],
-        weights: Mapping[int, Expression],
-        sums: dict[_Output, Local],
-        channel: Size,
-    ) -> None:
-        """Adds what the inputs of one row (image, row) contribute under the taps in `weights`."""
-        work, builder = self.band.work, self.band.builder
-        stride, dilation = work.strides[1], work.dilations[1]
-        for x in range(work.reach(1, self.width)):
-            seen = {at: _tap(x, at, stride, dilation) for at in range(self.width)}
-            seen = {at: tap for at, tap in seen.items() if tap in weights}
-            column = work.place(1, self.left, x)
-            exists = self._column_exists(column)
-            if not seen or _is_false(exists):
-                continue
-            with _when(builder, exists):
-                value = builder.define(work.x(*row, column, channel), "x").value
-                for at, tap in seen.items():
-                    sums[0, at].accumulate("add", value * weights[tap])
-
-    def _weights(self, rows: range | list[int], channel: Size) -> dict[_Output, Expression]:
+    def _weights(self, rows: range | list[int], channel: Size) -> dict[Output, Expression]:
         work, builder = self.band.work, self.band.builder
         taps = product(rows, range(work.kernel[1]))
         return {tap: builder.define(work.weights[*tap, channel], "w").value for tap in taps}
@@ -294,18 +218,18 @@ class _Tile:
     def _row_of_inputs(
         self,
         y: int,
-        weights: dict[_Output, Expression],
-        sums: dict[_Output, Local],
+        weights: dict[Output, Expression],
+        sums: dict[Output, Local],
         channel: Size,
     ) -> None:
         """Adds what the inputs of one row contribute, if the image has that row."""
         work, band = self.band.work, self.band
-        taps = {row: _tap(y, row, work.strides[0], work.dilations[0]) for row in range(band.height)}
+        taps = {row: work.tap(0, y, row) for row in range(band.height)}
         taps = {row: tap for row, tap in taps.items() if tap in range(work.kernel[0])}
         if not taps:
             return
         place = work.place(0, band.begin, y)
-        with _when(band.builder, self._row_exists(y, place)):
+        with when(band.builder, self._row_exists(y, place)):
             if not work.holds_weights:
                 weights = self._weights(sorted({tap for tap in taps.values() if tap >= 0}), channel)
             for x in range(work.reach(1, self.width)):
@@ -316,19 +240,19 @@ class _Tile:
         x: int,
         row: Size,
         rows: dict[int, int],
-        weights: dict[_Output, Expression],
-        sums: dict[_Output, Local],
+        weights: dict[Output, Expression],
+        sums: dict[Output, Local],
         channel: Size,
     ) -> None:
         """Adds what one input contributes to all outputs that see it, if the image has it."""
         work, builder = self.band.work, self.band.builder
-        columns = {at: _tap(x, at, work.strides[1], work.dilations[1]) for at in range(self.width)}
+        columns = {at: work.tap(1, x, at) for at in range(self.width)}
         columns = {at: tap for at, tap in columns.items() if tap in range(work.kernel[1])}
         column = work.place(1, self.left, x)
-        exists = self._column_exists(column)
-        if not columns or _is_false(exists):
+        exists = column_exists(work, column, self.is_checked)
+        if not columns or is_false(exists):
             return
-        with _when(builder, exists):
+        with when(builder, exists):
             value = builder.define(work.x(self.band.image, row, column, channel), "x").value
             for (at_row, tap_row), (at, tap) in product(rows.items(), columns.items()):
                 sums[at_row, at].accumulate("add", value * weights[tap_row, tap])
@@ -351,19 +275,7 @@ class _Tile:
             return result
         return result & less(place, rows)
 
-    def _column_exists(self, column: Size) -> Expression:
-        work = self.band.work
-        columns = work.inputs[1]
-        if self.is_checked:
-            if columns is None:
-                seen = (work.outputs[2] - 1) * work.strides[1] + work.reach(1, 1)
-                return less(column, seen - work.low[1])
-            return within(column, columns)
-        if columns is None or not isinstance(column, int):
-            return constant(True, boolean)
-        return within(column, columns)
-
-    def _finish(self, row: int, sums: dict[_Output, Local], channel: Size) -> None:
+    def _finish(self, row: int, sums: dict[Output, Local], channel: Size) -> None:
         """Stores those outputs of a row that exist."""
         work, band = self.band.work, self.band
         _, rows, columns = work.outputs
@@ -371,30 +283,10 @@ class _Tile:
         row_exists = constant(True, boolean)
         if not isinstance(rows, int):
             row_exists = less(at_row, rows)
-        with _when(band.builder, row_exists):
+        with when(band.builder, row_exists):
             for column in range(self.width):
                 at = (band.image, at_row, self.left + column)
                 exists = less(at[2], columns) if self.is_checked else constant(True, boolean)
-                with _when(band.builder, exists):
+                with when(band.builder, exists):
                     for store in work.epilogue(at, channel, sums[row, column].value):
                         band.builder.append(store)
-
-
-def _tap(place: int, output: int, stride: int, dilation: int) -> int:
-    """The tap under which an output sees an input of its tile, or -1 if it does not see it."""
-    tap, rest = divmod(place - output * stride, dilation)
-    return -1 if rest else tap
-
-
-def _is_false(condition: Expression) -> bool:
-    return isinstance(condition, Constant) and not condition.value
-
-
-@contextmanager
-def _when(builder: KernelBuilder, condition: Expression) -> Iterator[None]:
-    """A branch, unless it is always taken."""
-    if isinstance(condition, Constant) and condition.value:
-        yield
-        return
-    with builder.when(condition):
-        yield

@@ -32,6 +32,8 @@ FULL = 16
 """Channels that are whole vectors, and whole groups, on every machine."""
 MOST_IN_A_ROW = 24
 """Taps that are all in a row in the code of a tile."""
+MOST_SEGMENTS = 4
+"""Segments of a row of taps that each have code of their own: as many as a window of 31 has."""
 _LATENCY = 4
 """Cycles from a product to the next of the same sum."""
 _FAR = 3
@@ -136,6 +138,12 @@ class Depthwise:
         count = ceil(self.kernel[1] / HELD)
         return count, ceil(self.kernel[1] / count)
 
+    @property
+    def loops_over_segments(self) -> bool:
+        """Whether the segments of a row of taps are a loop, so that the code does not grow with a
+        long window."""
+        return self.loops_over_taps and self.segments()[0] > MOST_SEGMENTS
+
     def reach(self, axis: int, count: int) -> int:
         """The number of inputs along an axis that `count` neighbouring outputs see."""
         taps = (self.kernel[axis] - 1) * self.dilations[axis] + 1
@@ -145,6 +153,12 @@ class Depthwise:
         """The input row or column that is `offset` behind the first one that output number `begin`
         sees."""
         return begin * self.strides[axis] + offset - self.low[axis]
+
+    def tap(self, axis: int, offset: int, output: int) -> int:
+        """The tap under which output number `output` of a tile sees the input that is `offset`
+        behind the tile's first one, or -1 if it does not see it."""
+        tap, rest = divmod(offset - output * self.strides[axis], self.dilations[axis])
+        return -1 if rest else tap
 
 
 @dataclass(frozen=True)
