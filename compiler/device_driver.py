@@ -34,6 +34,10 @@ from bessemer.compiler.memory_plan.plan_memory import is_data_dependent, plan_me
 from bessemer.compiler.options import Options
 from bessemer.compiler.pack_weights import pack_weights
 from bessemer.compiler.pass_order import Pass, passes_of
+from bessemer.compiler.passes.convolution.decompose_conv_transpose import (
+    decompose_conv_transpose,
+    decompose_to_convolutions,
+)
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
@@ -78,7 +82,8 @@ def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
     rows, whose products are of 16-bit numbers wherever they may be, whose threads walk through
-    trees, and whose processors have a cache in common: halves of sums gain them nothing."""
+    trees, whose transposed convolutions are convolutions, and whose processors have a cache in
+    common: halves of sums gain them nothing."""
     without = (
         compute_half_wide,
         mask_leaves,
@@ -88,8 +93,11 @@ def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
         total_gate_gradients,
     )
     steps = [step for step in passes_of(options, target) if step not in without]
-    stored = (store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
-    return (decode_weights, *stored)
+    instead: dict[Pass, Pass] = {
+        store_bfloat16: store_bfloat16_everywhere,
+        decompose_conv_transpose: decompose_to_convolutions,
+    }
+    return (decode_weights, *(instead.get(step, step) for step in steps))
 
 
 def build_for_device(graph: Graph, options: Options, target: DeviceTarget) -> DeviceCompilation:

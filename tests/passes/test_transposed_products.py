@@ -10,8 +10,14 @@ import pytest
 from onnx import helper
 
 import bessemer
+from bessemer.compiler.device_driver import device_passes
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.convolution.decompose_conv_transpose import (
+    decompose_conv_transpose,
+    decompose_to_convolutions,
+)
+from bessemer.compiler.targets.nvptx import SM80
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, node_model, operators
 
@@ -70,3 +76,11 @@ def test_groups_of_one_channel_and_many_outputs_are_convolutions(
     model = _model(shape, kernel, strides=[2, 2], pads=[1, 1, 1, 1], group=groups)
     graph = decompose_conv_transpose(read_onnx(model))
     assert "conv" in operators(graph) and "col2im" not in operators(graph)
+
+
+def test_gpus_compute_convolutions() -> None:
+    passes = device_passes(Options(), SM80)
+    assert decompose_to_convolutions in passes and decompose_conv_transpose not in passes
+    shape, kernel, attributes = CASES[0]
+    found = operators(decompose_to_convolutions(read_onnx(_model(shape, kernel, **attributes))))
+    assert "conv" in found and "col2im" not in found

@@ -35,13 +35,21 @@ _RIGID = ("conv", "conv_transpose", "matmul")
 
 
 def decompose_conv_transpose(graph: Graph) -> Graph:
-    """The same network with convolutions in place of transposed ones, where that pays."""
+    """The same network with convolutions or products in place of transposed ones, where that pays.
+
+    What pays is estimated for a processor's vectors."""
     return rewrite_graph(graph, partial(_rule, graph.users()))
 
 
+def decompose_to_convolutions(graph: Graph) -> Graph:
+    """The same without products in planes: each of their many steps would be a launch on a GPU."""
+    return rewrite_graph(graph, partial(_rule, None))
+
+
 def _rule(
-    users: Mapping[Value, Sequence[Node]], rewriter: GraphRewriter, node: Node
+    users: Mapping[Value, Sequence[Node]] | None, rewriter: GraphRewriter, node: Node
 ) -> Sequence[Value] | None:
+    """Without `users` there are no products in planes."""
     if node.operator.name != "conv_transpose":
         return None
     attributes = node.attributes
@@ -68,7 +76,8 @@ def _rule(
         by_phases, as_one = _vectors_by_phases(node), _vectors_as_one(node, taps)
         vectors = min(by_phases, as_one) if is_one else by_phases
         may_be_planes = _has_numbers(node) and any(s > 1 for s in strides)
-        if may_be_planes and pays_as_products(node, vectors, _ends_in_planes(users, node)):
+        ends = users is not None and _ends_in_planes(users, node)
+        if users is not None and may_be_planes and pays_as_products(node, vectors, ends):
             return (as_products(rewriter, node),)
     if is_one and (not can_be_phases or as_one < by_phases):
         return (_as_convolution(rewriter, node, taps),)
