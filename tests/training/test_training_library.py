@@ -259,7 +259,10 @@ def test_wrong_arguments_are_told(file: Path) -> None:
     assert library.call("train_step", None, None, ctypes.c_double(1), None) == 1
     assert library.function("train_step")(None, None, None, ctypes.c_double(1), None)
     status, _ = library.step([x, np.full(len(x), 9)], RATE)
-    assert status in (Status.NOT_FINITE, Status.INDEX_OUT_OF_RANGE)
+    assert status == Status.NOT_FINITE
+    assert library.step([x[:0], label[:0]], RATE)[0] == Status.NOT_FINITE
+    status, (loss, _) = library.evaluate([x, np.full(len(x), 9)])
+    assert status == Status.OK and np.isnan(loss)
     library.close()
 
 

@@ -207,17 +207,18 @@ TRAINING = """\
 int32_t ${prefix}_init(${prefix}_context *context, const int64_t *dims);
 
 /* Reserves memory and threads for all three below, with these dims. They allocate nothing then;
- * with larger dims they return ${prefix}_WORKSPACE_TOO_SMALL. The state stays. */
+ * with dims that need more they return ${prefix}_WORKSPACE_TOO_SMALL. The state stays. */
 int32_t ${prefix}_reserve(${prefix}_context *context, const int64_t *dims);
 
 /* Learns from a batch at this learning rate. dims has ${prefix}_DIM_COUNT entries. results, if not
  * NULL, gets ${prefix}_RESULT_COUNT numbers: the loss and the metrics before the step. Where it
- * fails the state is as before: ${prefix}_NOT_FINITE is a loss that is infinite or NaN. A rate must
- * be finite and not negative. */
+ * fails the state is as before: ${prefix}_NOT_FINITE is a loss that is infinite or NaN, as that of
+ * a label that is no class, or of no rows. A rate must be finite and not negative. */
 int32_t ${prefix}_train_step(${prefix}_context *context, const void *const *batch,
                              const int64_t *dims, double rate, double *results);
 
-/* The same numbers for a batch, nothing learned. Both are means over the batch. */
+/* The same numbers for a batch, nothing learned. Both are means over the batch. Here a loss that is
+ * not finite is a result, not an error. */
 int32_t ${prefix}_evaluate(${prefix}_context *context, const void *const *batch,
                            const int64_t *dims, double *results);
 
