@@ -70,15 +70,15 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
 
 
 def _write_band(band: _Band, width: int) -> None:
-    """Writes all tiles of a band of rows. If there are several rows of taps in a loop, the loop
-    over the channels is outside of the tiles."""
+    """Writes all tiles of a band of rows. If they share weights, the loop over the channels is
+    outside of the tiles."""
     work, builder = band.work, band.builder
     if work.loops_over_taps:
         rows = rows_of_taps(builder, work, band.begin)
         band = replace(
             band, rows_of_taps=rows, planes_of_taps=planes_of_taps(builder, work, band.image)
         )
-    if work.loops_over_taps and work.kernel[0] > 1:
+    if work.shares_weights:
         with builder.loop(work.channels, "vector", lanes=0) as channel:
             replace(band, channel=channel).write(width)
     else:
