@@ -78,6 +78,11 @@ def _within(planner: Planner, options: Options, target: Target, sizes: Mapping[s
         if choice.peak > wanted and not is_best:
             break
         wanted = min(wanted, choice.peak) * options.memory // arena
+    # Far below the least budget, a plan may take more than the one without a budget does.
+    choice = planner.plan(None)
+    free = _built(choice.graph, choice, options, target)
+    arena = free.plan.arena_bytes(free.program, sizes)
+    least = arena if least is None else min(arena, least)
     raise CompileError(
         f"memory={options.memory} is too little: the smallest plan found takes {least} bytes. A "
         f"smaller batch needs less, in proportion."

@@ -218,6 +218,17 @@ def test_training_with_a_budget_goes_the_same_way() -> None:
             np.testing.assert_allclose(trainers[1].state[name], array, rtol=1e-3, atol=1e-5)
 
 
+def test_the_smallest_plan_is_no_larger_than_the_one_without_a_budget() -> None:
+    """Where nothing can be computed again for less, at a fraction of what is needed."""
+    network = zoo.mlp(64, [128] * 6, 10)
+    rows: dict[str, Array] = {"x": np.zeros((64, 64), np.float32), "label": np.zeros(64, np.int64)}
+    target = [Input("label", ("batch",), "i64")]
+    free = Trainer(network, cross_entropy, target).plan(rows).arena
+    with pytest.raises(CompileError, match="too little") as caught:
+        Trainer(network, cross_entropy, target, memory=free * 4 // 5).plan(rows)
+    assert int(str(caught.value).split(" takes ")[1].split()[0]) <= free
+
+
 def test_what_fits_nowhere_is_told() -> None:
     graph = _step(_perceptron()).graph
     with pytest.raises(CompileError, match=r"too little: the smallest plan found takes \d+ bytes"):

@@ -89,12 +89,12 @@ def _ends_in_planes(users: Mapping[Value, Sequence[Node]], node: Node) -> bool:
     value, is_moved = node.output, False
     while readers := users.get(value, ()):
         reader, *others = readers
+        if others or len(reader.outputs) != 1:
+            return False
         rank = value.type.rank
         if reader.operator.name == "transpose":
             is_moved = reader.attributes["permutation"] == (0, rank - 1, *range(1, rank - 1))
         elif reader.operator.name in _RIGID or reader.output.type.shape != value.type.shape:
-            return False
-        if others:
             return False
         value = reader.output
     return is_moved
