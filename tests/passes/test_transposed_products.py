@@ -84,3 +84,17 @@ def test_gpus_compute_convolutions() -> None:
     shape, kernel, attributes = CASES[0]
     found = operators(decompose_to_convolutions(read_onnx(_model(shape, kernel, **attributes))))
     assert "conv" in found and "col2im" not in found
+
+
+def test_a_result_may_be_read_by_a_node_of_several_outputs() -> None:
+    shape, kernel, attributes = CASES[0]
+    model = _model(shape, kernel, **attributes)
+    few = helper.make_tensor("few", onnx.TensorProto.INT64, [1], [2])
+    model.graph.initializer.append(few)
+    model.graph.node.append(helper.make_node("TopK", ["y", "few"], ["best", "places"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("best"))
+    graph = decompose_conv_transpose(read_onnx(model))
+    x = floats(*shape)
+    found = run_graph(graph, {"x": x})
+    np.testing.assert_allclose(found[0], expected(model, {"x": x})[0], rtol=1e-5, atol=1e-5)
