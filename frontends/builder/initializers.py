@@ -22,7 +22,8 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Fans:
-    """How many inputs one output of a weight sums, and how many outputs one input reaches."""
+    """How many inputs one output of a weight sums, and how many outputs one input reaches. Those of
+    grouped convolutions count the outputs of all groups, as torch's initializers do."""
 
     inputs: int
     outputs: int
