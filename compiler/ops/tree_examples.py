@@ -6,10 +6,7 @@ import numpy as np
 
 from bessemer.compiler.ir.op import Example
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.tree_masks import with_masks
-
-_COMPARISONS = 6
-"""What a node can ask, see trees.py."""
+from bessemer.compiler.ops.tree_masks import COMPARISONS, with_masks
 
 
 def example(
@@ -38,7 +35,7 @@ def example(
     splits = rng.standard_normal(count).astype(np.float32).round(1)
     optional: list[Array] = []
     if attributes.get("has_modes"):
-        optional.append(rng.integers(0, _COMPARISONS, count).astype(np.int32))
+        optional.append(rng.integers(0, len(COMPARISONS), count).astype(np.int32))
     if attributes.get("has_missing"):
         x[rng.random(x.shape) < 0.2] = np.nan
         optional.append(rng.random(count) < 0.5)

@@ -40,8 +40,10 @@ FEWEST = 7
 MOST_LEAVES = 64
 MOST_BYTES = 1 << 15
 """Of a block's features, and of its sums."""
+COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
+"""What a node can ask; a table of modes holds places in this list."""
 OPPOSITE = {"le": "gt", "lt": "ge", "ge": "lt", "gt": "le"}
-"""The comparisons that can be asked, and those that are true where a number makes them false."""
+"""The comparisons that masks support, with their negations (which differ for a NaN only)."""
 
 
 @dataclass(frozen=True, eq=False)

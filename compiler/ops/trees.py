@@ -31,10 +31,15 @@ from bessemer.compiler.ir.op import Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f64, i32, i64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.tree_examples import example
-from bessemer.compiler.ops.tree_masks import FEWEST, OPPOSITE, SAMPLES, MaskedBlock, Questions
+from bessemer.compiler.ops.tree_masks import (
+    COMPARISONS,
+    FEWEST,
+    OPPOSITE,
+    SAMPLES,
+    MaskedBlock,
+    Questions,
+)
 
-COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
-"""What a node can ask; an entry of `modes` is a position in this list."""
 _WALKS = 8
 _STEPS = 2
 _ALWAYS = 6

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.trees import COMPARISONS
+from bessemer.compiler.ops.tree_masks import COMPARISONS
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import rule

@@ -11,7 +11,7 @@ import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.ops.trees import COMPARISONS
+from bessemer.compiler.ops.tree_masks import COMPARISONS
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_reader.onnx_runs import assert_near, run_written
 from tests.onnxruntime_sessions import session_of

@@ -132,15 +132,15 @@ class _Cell:
             with builder.loop(self.x.shape[3], "vector", lanes=0) as channel:
                 builder.store(self.best[0], (self.image, channel), -math.inf)
                 builder.store(self.best[1], (self.image, channel), -1)
-            for row, column, near in self._samples(lines, i, j):
-                self._choose(lines, row, column, near)
+            for row, column, neighbours in self._samples(lines, i, j):
+                self._choose(lines, row, column, neighbours)
         counts = [line.span.samples.value for line in lines]
         share = builder.define(1 / convert(counts[0] * counts[1], working), "share")
-        for row, column, near in self._samples(lines, i, j):
+        for row, column, neighbours in self._samples(lines, i, j):
             slopes = [builder.define(constant(0, working), "slope") for _ in lines]
-            self._give(lines, (row, column), (i, j), near, share.value, slopes)
+            self._give(lines, (row, column), (i, j), neighbours, share.value, slopes)
             for line, place, number, slope, at in zip(
-                lines, (i, j), (row, column), slopes, near, strict=True
+                lines, (i, j), (row, column), slopes, neighbours, strict=True
             ):
                 line.add(place, number, slope.value * at.slope)
 
@@ -165,15 +165,15 @@ class _Cell:
 
     def _choose(
         self, lines: Sequence[_Line], row: Size, column: Size,
-        near: tuple[Neighbours, Neighbours],
+        neighbours: tuple[Neighbours, Neighbours],
     ) -> None:  # fmt: skip
         """Keeps the weighted neighbours that are larger than all before."""
         builder, (value, number) = self.builder, self.best
-        inside = builder.define(near[0].inside & near[1].inside, "inside").value
+        inside = builder.define(neighbours[0].inside & neighbours[1].inside, "inside").value
         with builder.loop(self.x.shape[3], "vector", lanes=0) as channel:
             largest = builder.define(value[self.image, channel], "largest")
             chosen = builder.define(number[self.image, channel], "chosen")
-            for corner, (rows, columns) in enumerate(_corners(near)):
+            for corner, (rows, columns) in enumerate(_corners(neighbours)):
                 (at, a, _), (beside, b, _) = rows, columns
                 found = convert(self.x[self.image, at, beside, channel], value.dtype) * (a * b)
                 found = builder.define(select(inside, found, 0), "found").value
@@ -186,16 +186,16 @@ class _Cell:
 
     def _give(
         self, lines: Sequence[_Line], sample: tuple[Size, Size], cell: tuple[Size, Size],
-        near: tuple[Neighbours, Neighbours], share: Expression, slopes: Sequence[Local],
+        neighbours: tuple[Neighbours, Neighbours], share: Expression, slopes: Sequence[Local],
     ) -> None:  # fmt: skip
         """The parts of a sample's neighbours, and of its position, over all channels."""
         builder, working = self.builder, self.total.dtype
         with (
-            builder.when(near[0].inside & near[1].inside),
+            builder.when(neighbours[0].inside & neighbours[1].inside),
             builder.loop(self.x.shape[3], "vector", lanes=0) as channel,
         ):
             dy = builder.define(convert(self.dy[(self.box, *cell, channel)], working), "dy").value
-            for corner, (rows, columns) in enumerate(_corners(near)):
+            for corner, (rows, columns) in enumerate(_corners(neighbours)):
                 (at, a, rises), (beside, b, widens) = rows, columns
                 if self.mode == "max":
                     its = self._number(lines, *sample, corner)
@@ -214,10 +214,10 @@ _Weighted = tuple[Size, Expression, int]
 """The index of a neighbour, its weight, and the slope of the weight while it has one."""
 
 
-def _corners(near: tuple[Neighbours, Neighbours]) -> Iterator[tuple[_Weighted, ...]]:
+def _corners(neighbours: tuple[Neighbours, Neighbours]) -> Iterator[tuple[_Weighted, ...]]:
     along = [
         [(at, weight, slope) for (at, weight), slope in zip(one.weighted(), (-1, 1), strict=True)]
-        for one in near
+        for one in neighbours
     ]
     return itertools.product(*along)
 
@@ -275,11 +275,11 @@ def _reference_samples(
         share = min(max(position, 0.0), size - 1) - low
         is_inside = -1 <= position <= size
         slope = float(is_inside and position > 0 and low < size - 1)
-        near = [
+        neighbours = [
             (low, is_inside * (1 - share), -slope),
             (min(low + 1, size - 1), is_inside * share, slope),
         ]
-        found.append((near, (1.0, 0.0) if is_least else (1 - part, part)))
+        found.append((neighbours, (1.0, 0.0) if is_least else (1 - part, part)))
     return found
 
 

@@ -94,12 +94,12 @@ class _Axis:
 
     def _reflected(self, position: Expression) -> Expression:
         low = 0.0 if self.align_corners else -0.5
-        # A mirror hall of no width has one place.
+        # Between mirrors that coincide there is one place; the span must not be 0.
         span = self.number(self.size - 1) if self.align_corners else self.number(self.size)
         span = binary("max", span, self.one)
-        way = unary("abs", position - low)
-        turns = unary("floor", way / span)
-        rest = way - turns * span
+        distance = unary("abs", position - low)
+        turns = unary("floor", distance / span)
+        rest = distance - turns * span
         is_even = binary("eq", binary("mod", turns, 2), 0)
         return select(is_even, rest + low, span - rest + low)
 

@@ -26,12 +26,15 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import DType, f64
 
 BLOCK_BYTES = 32 << 10
-"""About the size of a block, of which two are in use at once."""
+"""The largest size of a block of x, roughly: a block of x and one of dy fit into the cache."""
 FEWEST_ROWS = 8
-"""Of a batch of any size. The sums of blocks of fewer rows would take about as much memory as x."""
-SMALLER, FEWEST_BLOCKS = 8, 8
-"""How much smaller than what it reads a block of sums for a depthwise weight is, about, unless that
-makes fewer blocks than this for the threads to share."""
+"""If the batch size is a symbol, a block is a part of one image. Images of fewer pixels than this
+are not divided: the sums of the blocks would take about as much memory as x."""
+SMALLER = 8
+"""A block of a depthwise gradient reads about this many times more than the sums that it writes."""
+FEWEST_BLOCKS = 8
+"""A depthwise gradient has at least this many blocks, if there are enough rows, so that the threads
+get equal shares."""
 
 
 def block_channel_sums(graph: Graph) -> Graph:

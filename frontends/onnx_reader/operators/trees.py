@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, i64
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import softmax
-from bessemer.compiler.ops.trees import COMPARISONS
+from bessemer.compiler.ops.tree_masks import COMPARISONS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.registry import rule
