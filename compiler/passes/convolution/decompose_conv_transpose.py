@@ -70,15 +70,17 @@ def _rule(
     is_even = all(k % s == 0 for k, s in zip(kernel, strides, strict=True))
     taps = [k // s for k, s in zip(kernel, strides, strict=True)]
     is_one = attributes["groups"] == 1 and is_even
-    if not all(isinstance(size, int) for size in w):
-        by_phases, as_one = 0, 0.0
-    else:
-        by_phases, as_one = _vectors_by_phases(node), _vectors_as_one(node, taps)
-        vectors = min(by_phases, as_one) if is_one else by_phases
-        may_be_planes = _has_numbers(node) and any(s > 1 for s in strides)
-        ends = users is not None and _ends_in_planes(users, node)
-        if users is not None and may_be_planes and pays_as_products(node, vectors, ends):
-            return (as_products(rewriter, node),)
+    is_known = all(isinstance(size, int) for size in w)
+    by_phases = _vectors_by_phases(node) if is_known else 0
+    as_one = _vectors_as_one(node, taps) if is_known and is_one else math.inf
+    if (
+        users is not None
+        and is_known
+        and _has_numbers(node)
+        and any(s > 1 for s in strides)
+        and pays_as_products(node, min(by_phases, as_one), _ends_in_planes(users, node))
+    ):
+        return (as_products(rewriter, node),)
     if is_one and (not can_be_phases or as_one < by_phases):
         return (_as_convolution(rewriter, node, taps),)
     return (as_phases(rewriter, node),) if can_be_phases else None

@@ -267,8 +267,8 @@ class _Writer:
         return dims.ceildiv(run.extent, self.tiling.depth_block)
 
     def _depth_blocks(self, length: int) -> Iterator[tuple[DepthBlock, Size]]:
-        """Opens the loop over the depth blocks. Yields the current depth block, and
-        the distance in `a` from it to the next one."""
+        """Opens the loop over the depth blocks. Yields the current one, and the distance in `a`
+        from it to the next."""
         group, first = self.contraction.group, self.contraction.first_step
         run, *others = self.walk.depth
         if others:

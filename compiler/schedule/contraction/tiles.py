@@ -102,13 +102,18 @@ def registers_tile(vectors: int, registers: int) -> int:
     return max(1, (registers - spare) // vectors)
 
 
+def _lines_of_rows(target: Target) -> int:
+    """The lines of a set of the first-level cache that a tile's rows may fill. A sixth of the lines
+    is left to whatever else is read meanwhile, such as `b`."""
+    return target.l1_ways - target.l1_ways // 6
+
+
 def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
     """How many rows of `a` can be in the first-level cache at once. Addresses that are a multiple
-    of 4 KiB apart share one of its sets; some lines of each set are left for `b`."""
+    of 4 KiB apart share one of its sets."""
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
     step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
-    ways = target.l1_ways - target.l1_ways // 6
-    return ways * (PAGE // gcd(PAGE, step * dtype.bytes))
+    return _lines_of_rows(target) * (PAGE // gcd(PAGE, step * dtype.bytes))
 
 
 def _is_written_in_few_sets(contraction: Contraction) -> bool:
@@ -160,7 +165,7 @@ def plan(
     if not shape and not isinstance(walk.axis.a_stride, int):
         most = min(most, _MOST_POINTERS)
     if not shape and _is_written_in_few_sets(contraction):
-        most = min(most, target.l1_ways - target.l1_ways // 6)
+        most = min(most, _lines_of_rows(target))
     height = min(height, most)
     walk = walk_of(contraction, height)
     if not shape:
