@@ -1,9 +1,9 @@
 """The C function behind `run`: Python's call, straight into the machine code.
 
 Every artifact has, beside its C API, a function PREFIX_python_N that CPython can call. It compares
-the inputs with what the last call was given (types, dtypes, layout, shapes), makes the outputs,
-takes an idle context and runs, in a few hundred nanoseconds. Whatever it does not expect it
-hands on, untouched, to Python code that looks closer and explains.
+the inputs with what the last call was given (types, dtypes, layout, shapes), makes the outputs or
+takes the caller's, takes an idle context and runs, in a few hundred nanoseconds. Whatever it does
+not expect it hands on, untouched, to Python code that looks closer and explains.
 
 Outputs whose size the data decides are written where they shall stay, if they are not much larger
 than in the run before: ROOMS has how many bytes each gets, 0 where it is better copied.
@@ -17,6 +17,7 @@ the last call looked like. compiler/codegen/support/entry.py writes the function
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ import numpy as np
 from bessemer.runtime.arrays import Array, address
 from bessemer.runtime.artifact import Signature
 
-VERSION = 5
+VERSION = 6
 """Part of the function's name: an artifact whose tables look different is not called this way."""
 
 MOST_ARRAYS = 256
@@ -72,9 +73,10 @@ WORDS = (
     *PYTHON_FUNCTIONS,
     *NUMPY_FUNCTIONS,
 )
-# The objects before those of the inputs (names, then dtypes) and of the outputs (dtypes).
+# The objects before those of the inputs (names, then dtypes) and of the outputs (dtypes, then
+# names). `none` is None, `out` the name of the parameter.
 OBJECTS = (
-    *("words", "rooms", "dict", "list", "tuple", "array", "memory"),
+    *("words", "rooms", "dict", "list", "tuple", "array", "memory", "none", "out"),
     *("idle", "first", "fallback", "failed", "blocks"),
 )
 
@@ -85,14 +87,12 @@ Run = Callable[..., list[Array]]
 class Plan:
     """What a call looks like: shapes of the inputs, values of the symbols, shapes of the outputs.
 
-    `paddings` has, for every output, the bytes to allocate where it shall begin at a cache line,
-    and 0 where it may begin anywhere. Of outputs whose size the data decides both say nothing.
+    Of outputs whose size the data decides the shape says nothing.
     """
 
     inputs: tuple[tuple[int, ...], ...]
     symbols: tuple[int, ...]
     outputs: tuple[tuple[int, ...], ...]
-    paddings: tuple[int, ...]
 
 
 class PlanTable:
@@ -100,37 +100,37 @@ class PlanTable:
 
     def __init__(
         self,
-        ranks: Sequence[int],
-        output_ranks: Sequence[int],
+        inputs: Sequence[tuple[int, int]],
+        outputs: Sequence[tuple[int, int]],
         symbols: int,
         late: Mapping[int, Sequence[int]],
     ) -> None:
-        """`late` has the rows (`late_row`) of the outputs whose size the data decides."""
+        """Inputs and outputs are (rank, bytes of an element). `late` has the rows (`late_row`) of
+        the outputs whose size the data decides."""
         self._late = late
-        self._ranks = [*ranks], [rank for i, rank in enumerate(output_ranks) if i not in late]
-        symbols_at = len(WORDS) + sum(1 + rank for rank in ranks)
+        self._inputs, self._outputs = inputs, outputs
+        symbols_at = len(WORDS) + sum(2 + rank for rank, _ in inputs)
         outputs_at = symbols_at + symbols
-        total = outputs_at + sum(2 + rank for rank in output_ranks)
-        head = [0, len(ranks), len(output_ranks), symbols, symbols_at, outputs_at, *_functions()]
+        total = outputs_at + sum(2 + rank for rank, _ in outputs)
+        head = [0, len(inputs), len(outputs), symbols, symbols_at, outputs_at, *_functions()]
         self.words = np.zeros(total, np.int64)
         self.words[: len(WORDS)] = head
         self._generation = 0
 
     def set_plan(self, plan: Plan) -> None:
         """From now on calls that look like this one are the function's own."""
-        planned = [shape for i, shape in enumerate(plan.outputs) if i not in self._late]
-        if (
-            [*map(len, plan.inputs)],
-            [*map(len, planned)],
-        ) != self._ranks:  # a scalar that came with axes
+        body: list[int] = []
+        for shape, (_, element) in zip(plan.inputs, self._inputs, strict=True):
+            body += _row(shape, element)
+        body += plan.symbols
+        for index, (shape, (_, element)) in enumerate(
+            zip(plan.outputs, self._outputs, strict=True)
+        ):
+            body += self._late.get(index) or _row(shape, element)
+        ranks = [rank for rank, _ in self._inputs]
+        if [*map(len, plan.inputs)] != ranks:  # a scalar that came with axes
             return
         self._generation += 1
-        body: list[int] = []
-        for shape in plan.inputs:
-            body += [len(shape), *shape]
-        body += plan.symbols
-        for index, (shape, padding) in enumerate(zip(plan.outputs, plan.paddings, strict=True)):
-            body += self._late.get(index) or [padding, len(shape), *shape]
         words = self.words.copy()
         words[0] = self._generation
         words[len(WORDS) :] = body
@@ -146,6 +146,11 @@ def sizes_after(signature: Signature) -> tuple[str, ...]:
     return (*dict.fromkeys((*signature.symbols, *named)),)
 
 
+def _row(shape: Sequence[int], element: int) -> list[int]:
+    """The words of an array whose size is known: its bytes, the rank, the shape."""
+    return [math.prod(shape) * element, len(shape), *shape]
+
+
 def late_row(shape: Sequence[int | str], dtype: np.dtype[Any], sizes: Sequence[str]) -> list[int]:
     """The words of an output whose size the run finds out: minus the bytes of an element, the rank,
     and for every axis its size, or ~i where it is number i of `sizes_after`."""
@@ -157,7 +162,7 @@ def make_run(
     function: int,
     table: PlanTable,
     inputs: Sequence[tuple[str, np.dtype[Any]]],
-    outputs: Sequence[np.dtype[Any]],
+    outputs: Sequence[tuple[str, np.dtype[Any]]],
     idle: list[int],
     first: Callable[..., list[Array] | None],
     fallback: Run,
@@ -167,16 +172,17 @@ def make_run(
 ) -> Run:
     """The function that is at the address `function`, PREFIX_python_N, for one model.
 
-    `inputs` are names and dtypes. `idle` holds the addresses of contexts that nobody uses; the
-    function takes one from its end and puts it back. What does not look as planned is for `first`,
-    and if that returns None and it still does not, for `fallback`. `failed(context, status)`
-    raises. `blocks` are those of an OutputPool. The result owns all these, invisibly to the
-    collector of cycles: none may own the result.
+    `inputs` and `outputs` are names and dtypes. `idle` holds the addresses of contexts that nobody
+    uses; the function takes one from its end and puts it back. What does not look as planned is for
+    `first`, and if that returns None and it still does not, for `fallback`. `failed(context,
+    status)` raises. `blocks` are those of an OutputPool. The result owns all these, invisibly to
+    the collector of cycles: none may own the result.
     """
-    kinds = (dict, list, tuple, np.ndarray, np.dtype(np.uint8))
+    kinds = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), None, sys.intern("out"))
     fixed = (np.zeros(len(outputs), np.int64), *kinds, idle, first, fallback, failed, blocks)
     names, dtypes = [name for name, _ in inputs], [dtype for _, dtype in inputs]
-    everything = (table.words, *fixed, *names, *dtypes, *outputs)
+    output_names, output_dtypes = [name for name, _ in outputs], [dtype for _, dtype in outputs]
+    everything = (table.words, *fixed, *names, *dtypes, *output_dtypes, *output_names)
     objects = np.empty(len(everything), object)
     for index, found in enumerate(everything):
         objects[index] = found

@@ -24,7 +24,7 @@ from bessemer.runtime.arrays import (
     copy_from,
     numpy_dtype,
 )
-from bessemer.runtime.artifact import Status
+from bessemer.runtime.artifact import ArrayInfo, Status
 from bessemer.runtime.bind import bind_symbols
 from bessemer.runtime.entry import (
     LARGE_OUTPUT,
@@ -95,8 +95,8 @@ class Runner:
             if info.data_dependent
         }
         self._table = PlanTable(
-            [len(info.shape) for info in self._infos],
-            [len(info.shape) for info in signature.outputs],
+            _forms(self._infos, self._dtypes),
+            _forms(signature.outputs, self._output_dtypes),
             len(signature.symbols),
             late,
         )
@@ -104,7 +104,10 @@ class Runner:
             function,
             self._table,
             list(zip(self._names, self._dtypes, strict=True)),
-            self._output_dtypes,
+            [
+                (info.name, dtype)
+                for info, dtype in zip(signature.outputs, self._output_dtypes, strict=True)
+            ],
             self._idle,
             self._plan_or_run,
             self.run,
@@ -114,9 +117,9 @@ class Runner:
         )
 
     def _plan_or_run(self, *given: Any, **named: Any) -> list[Array] | None:
-        """As `run`; None where the entry can do it from now on: nothing but the shapes is new. That
-        is faster, and outputs whose size the data decides need not be copied."""
-        if len(given) == 1 and not named:
+        """As `run`; None where the entry may do it from now on: nothing but the inputs' shapes is
+        new. That is faster, and outputs whose size the data decides need not be copied."""
+        if given and len(given) + len(named) <= 2 and named.keys() <= {"out"}:
             values = in_order(self._names, given[0])
             arrays, plan = self._arrays(values), self._plan
             as_given = all(array is value for array, value in zip(arrays, values))
@@ -228,8 +231,7 @@ class Runner:
         symbols = bind_symbols(signature, shapes)
         outputs: list[tuple[int, ...]] = []
         known: dict[tuple[int | str, ...], tuple[int, ...]] = {}
-        paddings = []
-        for info, dtype in zip(signature.outputs, self._output_dtypes, strict=True):
+        for info in signature.outputs:
             # A place holder where the data decides: the run says where the output is.
             shape = (0,) if info.data_dependent else known.get(info.shape)
             if shape is None:
@@ -239,20 +241,18 @@ class Runner:
                     f"With {symbols}, output '{info.name}' would have the shape {shape}."
                 )
             outputs.append(shape)
-            paddings.append(_padding(math.prod(shape) * dtype.itemsize))
         values = [symbols.get(name, 0) for name in signature.symbols]
-        return Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
+        return Plan(shapes, tuple(values), tuple(outputs))
 
     def _allocated(self, plan: Plan) -> list[Array]:
         return [
-            self._empty(shape, dtype, padding)
-            for shape, padding, dtype in zip(
-                plan.outputs, plan.paddings, self._output_dtypes, strict=True
-            )
+            self._empty(shape, dtype)
+            for shape, dtype in zip(plan.outputs, self._output_dtypes, strict=True)
         ]
 
-    def _empty(self, shape: Sequence[int], dtype: np.dtype[Any], padding: int) -> Array:
-        return self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
+    def _empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        is_large = math.prod(shape) * dtype.itemsize >= LARGE_OUTPUT
+        return self._pool.empty(shape, dtype) if is_large else np.empty(shape, dtype)
 
     def _given(
         self, plan: Plan, out: Outputs, inputs: list[Array], places: list[int]
@@ -294,7 +294,7 @@ class Runner:
             if not self._late[index]:
                 continue
             shape = evaluate_shape(info.shape, symbols)
-            found = self._empty(shape, dtype, _padding(math.prod(shape) * dtype.itemsize))
+            found = self._empty(shape, dtype)
             copy_from(call.outputs[index] or 0, found)
             array = given[index]
             if array is not None:
@@ -325,6 +325,6 @@ class Call:
         self.arguments = (context.handle, *places, None, 0)
 
 
-def _padding(size: int) -> int:
-    """How much to allocate for an output of so many bytes to begin at a cache line; 0: anywhere."""
-    return size + 64 if size >= LARGE_OUTPUT else 0
+def _forms(infos: Sequence[ArrayInfo], dtypes: Sequence[np.dtype[Any]]) -> list[tuple[int, int]]:
+    """Of each array the rank and the bytes of an element."""
+    return [(len(info.shape), dtype.itemsize) for info, dtype in zip(infos, dtypes, strict=True)]

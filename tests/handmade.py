@@ -340,6 +340,13 @@ def apart() -> Code:
     return build(made, functions("apart", "  ret i32 0"))
 
 
+def pair() -> Code:
+    """Does nothing: x[n], and two outputs p[n] and q[n]."""
+    x, p, q = (ArrayInfo(name, "float32", ("n",)) for name in "xpq")
+    made = signature("pair", [x], [p, q], ("n",), 1)
+    return build(made, functions("pair", "  ret i32 0"))
+
+
 def requiring(features: tuple[str, ...]) -> Code:
     """A model that does nothing and needs these processor features."""
     made = replace(signature("picky", [], []), cpu_features=features)

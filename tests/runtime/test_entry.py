@@ -177,6 +177,17 @@ UNUSUAL: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "a key that clears": lambda: ((_clearing(),), {}),
     "out": lambda: (([GOOD],), {"out": np.empty((2, 4), np.float32)}),
     "out in order": lambda: (([GOOD], [None]), {}),
+    "out twice": lambda: (([GOOD], [np.empty_like(GOOD)]), {"out": np.empty_like(GOOD)}),
+    "out is text": lambda: (([GOOD],), {"out": "y"}),
+    "out has a number": lambda: (([GOOD],), {"out": [3]}),
+    "out has too many": lambda: (([GOOD], [np.empty_like(GOOD)] * 2), {}),
+    "out has another name": lambda: (([GOOD], {"z": np.empty_like(GOOD)}), {}),
+    "out has a key that raises": lambda: (([GOOD], {_Raising(): np.empty_like(GOOD)}), {}),
+    "out of a wrong dtype": lambda: (([GOOD], np.empty((2, 4))), {}),
+    "out of a wrong size": lambda: (([GOOD], [np.empty((3, 4), np.float32)]), {}),
+    "out strided": lambda: (([GOOD], [np.empty((4, 4), np.float32)[::2]]), {}),
+    "out read-only": lambda: (([GOOD], [_read_only()]), {}),
+    "out overlaps an input": lambda: (([GOOD],), {"out": GOOD}),
 }
 
 

@@ -10,13 +10,18 @@ bytes of a dtype that hold its kind, byte order and number. The runtime checks a
 
 Two of the calls can run Python code: looking a name up in a dictionary (keys may define how they
 compare) and making a list (garbage collection runs destructors). So the function owns references to
-the inputs from the moment it finds them, and compares the plan's generation once more before using
-the plan.
+the caller's arrays from the moment it finds them, and compares the plan's generation once more
+before using the plan.
 """
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.support import entry_arrays, entry_blocks, entry_late
+from bessemer.compiler.codegen.support import (
+    entry_arrays,
+    entry_blocks,
+    entry_given,
+    entry_late,
+)
 from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.compiler.codegen.support.sizes import StraightCode
 from bessemer.compiler.ir.text.parse_sizes import parse_size
@@ -47,11 +52,11 @@ LIST = Layout("objects", tuple((name, "ptr") for name in OBJECTS))
 _DECLARATIONS = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
 
 # Runs in an idle context; other Python threads go on meanwhile. The outputs, or null with Python's
-# error set; *busy becomes 1 where no context was idle.
+# error set; *declined becomes 1 where no context was idle.
 _CALL = """
 define hidden ptr @bessemer_python_call(
   ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
-  ptr %room, ptr %results, ptr %busy
+  ptr %room, ptr %results, ptr %declined
 ) $baseline {
 entry:
   %arguments = alloca [2 x ptr]
@@ -63,7 +68,7 @@ entry:
   %none = icmp sle i64 %waiting, 0
   br i1 %none, label %all_busy, label %take
 all_busy:
-  store i8 1, ptr %busy
+  store i8 1, ptr %declined
   ret ptr null
 take:
   %item = field words.PyList_GetItem, %words
@@ -132,61 +137,87 @@ define hidden ptr @bessemer_python(
 entry:
   %values = alloca [$most x ptr]
   %inputs = alloca [$most x ptr]
+  %inputs.end = alloca [$most x ptr]
   %outputs = alloca [$most x ptr]
   %dims = alloca [$most x i64]
   %room = alloca [$most x i64]
-  %busy = alloca i8
+  %declined = alloca i8
   %objects = field array.data, %self
   %holder = field objects.words, %objects
   %words = field array.data, %holder
   br label %begin
 begin:
   %is_first = phi i1 [ true, %entry ], [ false, %planned_anew ]
-  store i8 0, ptr %busy
+  store i8 0, ptr %declined
   %generation = load i64, ptr %words
   %drop = field words.Py_DecRef, %words
   %planned = icmp ne i64 %generation, 0
-  %alone = icmp eq i64 %count, 1
-  %unnamed = icmp eq ptr %keywords, null
-  %simple = and i1 %alone, %unnamed
-  %ready = and i1 %simple, %planned
-  br i1 %ready, label %look, label %explain
+  br i1 %planned, label %parse, label %explain
+parse:
+  %out = call ptr @bessemer_python_out(
+    ptr %objects, ptr %words, ptr %arguments, i64 %count, ptr %keywords, ptr %declined
+  )
+  %parsed = load i8, ptr %declined
+  %understood = icmp eq i8 %parsed, 0
+  br i1 %understood, label %look, label %explain
 look:
   %given = load ptr, ptr %arguments
-  %fits = call i1 @bessemer_python_inputs(
-    ptr %objects, ptr %words, ptr %given, ptr %values, ptr %inputs
+  %taken = field words.input_count, %words
+  %names = getelementptr %bessemer.objects, ptr %objects, i64 1
+  %dtypes = getelementptr ptr, ptr %names, i64 %taken
+  %rows = getelementptr %bessemer.words, ptr %words, i64 1
+  ; 257: C-contiguous and aligned
+  %fits = call i1 @bessemer_python_arrays(
+    ptr %objects, ptr %words, ptr %given, i64 %taken, ptr %names, ptr %dtypes, ptr %rows, i32 257,
+    ptr %values, ptr %inputs, ptr %inputs.end
   )
   br i1 %fits, label %prepare, label %explain
 prepare:
-  %taken = field words.input_count, %words
   %symbols = field words.symbols, %words
   %symbol_count = field words.symbol_count, %words
   %symbols.bytes = shl i64 %symbol_count, 3
   %symbols.from = getelementptr i64, ptr %words, i64 %symbols
   call void @llvm.memcpy.p0.p0.i64(ptr %dims, ptr %symbols.from, i64 %symbols.bytes, i1 false)
-  %results = call ptr @bessemer_python_outputs(
+  %allocates = icmp eq ptr %out, null
+  br i1 %allocates, label %allocate, label %take
+allocate:
+  %made = call ptr @bessemer_python_outputs(
     ptr %objects, ptr %words, ptr %outputs, ptr %room
   )
-  %no_memory = icmp eq ptr %results, null
-  br i1 %no_memory, label %release, label %compare
+  br label %prepared
+take:
+  %placed = call ptr @bessemer_python_given(
+    ptr %objects, ptr %words, ptr %out, ptr %inputs, ptr %inputs.end, ptr %outputs, ptr %declined
+  )
+  br label %prepared
+prepared:
+  %results = phi ptr [ %made, %allocate ], [ %placed, %take ]
+  %has_outputs = icmp ne ptr %results, null
+  br i1 %has_outputs, label %compare, label %judge_outputs
+judge_outputs:
+  %refused = load i8, ptr %declined
+  %no_memory = icmp eq i8 %refused, 0
+  br i1 %no_memory, label %release, label %undo
 compare:
   %generation.now = load i64, ptr %words
   %unchanged = icmp eq i64 %generation, %generation.now
-  br i1 %unchanged, label %start, label %undo
+  br i1 %unchanged, label %start, label %drop_results
 start:
   %found = call ptr @bessemer_python_call(
     ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
-    ptr %room, ptr %results, ptr %busy
+    ptr %room, ptr %results, ptr %declined
   )
-  %was_busy = load i8, ptr %busy
+  %was_busy = load i8, ptr %declined
   %ran = icmp eq i8 %was_busy, 0
-  br i1 %ran, label %release, label %undo
+  br i1 %ran, label %release, label %drop_results
+drop_results:
+  call void %drop(ptr %results)
+  br label %undo
 release:
-  %answer = phi ptr [ null, %prepare ], [ %found, %start ]
+  %answer = phi ptr [ null, %judge_outputs ], [ %found, %start ]
   call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
   ret ptr %answer
 undo:
-  call void %drop(ptr %results)
   call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
   br label %explain
 explain:
@@ -241,4 +272,9 @@ def sizes_after_text(signature: Signature) -> str:
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS, "large": LARGE_OUTPUT}
-TEXT = _DECLARATIONS + entry_arrays.TEXT + entry_blocks.TEXT + entry_late.TEXT + _CALL + _ENTRY
+TEXT = "".join(
+    (
+        *(_DECLARATIONS, entry_arrays.TEXT, entry_blocks.TEXT, entry_given.TEXT, entry_late.TEXT),
+        *(_CALL, _ENTRY),
+    )
+)

@@ -1,17 +1,18 @@
-"""Writes the part of the entry for CPython that checks input arrays and makes output arrays, as
-LLVM IR.
+"""Writes the part of the entry for CPython that checks the caller's arrays and makes output arrays,
+as LLVM IR.
 
-    i1 bessemer_python_inputs(ptr objects, ptr words, ptr given, ptr values, ptr data)
+    i1 bessemer_python_arrays(ptr objects, ptr words, ptr given, i64 count, ptr names, ptr dtypes,
+                              ptr rows, i32 flags, ptr values, ptr data, ptr ends)
     ptr bessemer_python_outputs(ptr objects, ptr words, ptr data, ptr room)
     void bessemer_python_release(ptr words, ptr values, i64 count)
 
 entry.py defines the structs and calls these functions; entry_blocks.py has the memory of large
-outputs.
+outputs, entry_given.py outputs in the caller's arrays.
 """
 
 from __future__ import annotations
 
-# Gives the first `count` inputs back.
+# Gives the first `count` arrays back.
 _RELEASE = """
 define hidden void @bessemer_python_release(ptr %words, ptr %values, i64 %count) $baseline {
 entry:
@@ -32,9 +33,11 @@ done:
 }
 """
 
-# Whether an input is an array as planned; `row` is its rank and shape.
+# Whether a value is an array as planned, with these flags; `row` is its bytes, rank and shape.
 _FITS = """
-define hidden i1 @bessemer_python_fits(ptr %value, ptr %kind, ptr %dtype, ptr %row) $baseline {
+define hidden i1 @bessemer_python_fits(
+  ptr %value, ptr %kind, ptr %dtype, ptr %row, i32 %wanted_flags
+) $baseline {
 entry:
   %type = field array.type, %value
   %is_array = icmp eq ptr %type, %kind
@@ -45,7 +48,9 @@ look:
   %dtype.found = field array.dtype, %value
   %flags = field array.flags, %value
   %wide = sext i32 %rank to i64
-  %planned = load i64, ptr %row
+  %planned.at = getelementptr i64, ptr %row, i64 1
+  %planned = load i64, ptr %planned.at
+  %planned.shape = getelementptr i64, ptr %row, i64 2
   %same_rank = icmp eq i64 %wide, %planned
   ; Arrays that come out of a pickle, from another process, have a dtype object of their own.
   %wanted_kind = field dtype.kind, %dtype
@@ -54,11 +59,14 @@ look:
   ; all but the byte of flags
   %told = and i64 %difference, -4278190081
   %same_dtype = icmp eq i64 %told, 0
-  ; C-contiguous and aligned
-  %kept = and i32 %flags, 257
-  %straight = icmp eq i32 %kept, 257
+  %kept = and i32 %flags, %wanted_flags
+  %straight = icmp eq i32 %kept, %wanted_flags
   %same_kind = and i1 %same_rank, %same_dtype
-  %fine = and i1 %same_kind, %straight
+  ; negative where the data decides
+  %bytes = load i64, ptr %row
+  %is_known = icmp sge i64 %bytes, 0
+  %usable = and i1 %straight, %is_known
+  %fine = and i1 %same_kind, %usable
   br i1 %fine, label %next, label %no
 next:
   %axis = phi i64 [ 0, %look ], [ %following, %compare ]
@@ -68,7 +76,7 @@ compare:
   %following = add i64 %axis, 1
   %size.at = getelementptr i64, ptr %shape, i64 %axis
   %size = load i64, ptr %size.at
-  %wanted.at = getelementptr i64, ptr %row, i64 %following
+  %wanted.at = getelementptr i64, ptr %planned.shape, i64 %axis
   %wanted = load i64, ptr %wanted.at
   %equal = icmp eq i64 %size, %wanted
   br i1 %equal, label %next, label %no
@@ -79,24 +87,21 @@ no:
 }
 """
 
-# Finds the inputs in a dict, list or tuple, owns them and notes where their data is. Owns nothing
-# where they are not as planned.
-_INPUTS = """
-define hidden i1 @bessemer_python_inputs(
-  ptr %objects, ptr %words, ptr %given, ptr %values, ptr %data
+# Finds arrays in a dict, list or tuple, owns them and notes where their data begins and ends. Owns
+# nothing where they are not as the plan's `rows` say.
+_ARRAYS = """
+define hidden i1 @bessemer_python_arrays(
+  ptr %objects, ptr %words, ptr %given, i64 %count, ptr %names, ptr %dtypes, ptr %rows, i32 %flags,
+  ptr %values, ptr %data, ptr %ends
 ) $baseline {
 entry:
   %dict = field objects.dict, %objects
   %list = field objects.list, %objects
   %tuple = field objects.tuple, %objects
   %array = field objects.array, %objects
-  %count = field words.input_count, %words
   %own = field words.Py_IncRef, %words
   %forget = field words.PyErr_Clear, %words
   %look_up = field words.PyDict_GetItemWithError, %words
-  %names = getelementptr %bessemer.objects, ptr %objects, i64 1
-  %dtypes = getelementptr ptr, ptr %names, i64 %count
-  %plan = getelementptr %bessemer.words, ptr %words, i64 1
   %type = field array.type, %given
   %is_dict = icmp eq ptr %type, %dict
   %is_list = icmp eq ptr %type, %list
@@ -120,7 +125,7 @@ measure:
   br i1 %complete, label %next, label %no
 next:
   %i = phi i64 [ 0, %measure ], [ %taken, %good ]
-  %row = phi ptr [ %plan, %measure ], [ %row.next, %good ]
+  %row = phi ptr [ %rows, %measure ], [ %row.next, %good ]
   %more = icmp slt i64 %i, %count
   br i1 %more, label %find, label %yes
 find:
@@ -147,14 +152,21 @@ check:
   store ptr %value, ptr %value.at
   %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
   %dtype = load ptr, ptr %dtype.at
-  %fits = call i1 @bessemer_python_fits(ptr %value, ptr %array, ptr %dtype, ptr %row)
+  %fits = call i1 @bessemer_python_fits(
+    ptr %value, ptr %array, ptr %dtype, ptr %row, i32 %flags
+  )
   br i1 %fits, label %good, label %undo
 good:
   %data.here = field array.data, %value
   %data.at = getelementptr ptr, ptr %data, i64 %i
   store ptr %data.here, ptr %data.at
-  %rank = load i64, ptr %row
-  %words.used = add i64 %rank, 1
+  %bytes = load i64, ptr %row
+  %end = getelementptr i8, ptr %data.here, i64 %bytes
+  %end.at = getelementptr ptr, ptr %ends, i64 %i
+  store ptr %end, ptr %end.at
+  %rank.at = getelementptr i64, ptr %row, i64 1
+  %rank = load i64, ptr %rank.at
+  %words.used = add i64 %rank, 2
   %row.next = getelementptr i64, ptr %row, i64 %words.used
   br label %next
 undo:
@@ -168,8 +180,8 @@ no:
 }
 """
 
-# A new array; `row` is the bytes to allocate for one that begins at a cache line, or 0, then rank
-# and shape. Null with Python's error set where there is no memory.
+# A new array; `row` is its bytes, rank and shape. Null with Python's error set where there is no
+# memory.
 _OUTPUT = """
 define hidden ptr @bessemer_python_output(
   ptr %objects, ptr %words, ptr %dtype, ptr %row
@@ -178,12 +190,12 @@ entry:
   %array = field objects.array, %objects
   %make = field words.PyArray_NewFromDescr, %words
   %own = field words.Py_IncRef, %words
-  %padded = load i64, ptr %row
+  %bytes = load i64, ptr %row
   %rank.at = getelementptr i64, ptr %row, i64 1
   %shape = getelementptr i64, ptr %row, i64 2
   %rank.wide = load i64, ptr %rank.at
   %rank = trunc i64 %rank.wide to i32
-  %plain = icmp eq i64 %padded, 0
+  %plain = icmp slt i64 %bytes, $large
   br i1 %plain, label %direct, label %memory
 direct:
   ; NewFromDescr takes the reference to the dtype.
@@ -193,7 +205,8 @@ direct:
   )
   ret ptr %made
 memory:
-  %block = call ptr @bessemer_python_block(ptr %objects, ptr %words, i64 %padded)
+  %with_line = add i64 %bytes, 64
+  %block = call ptr @bessemer_python_block(ptr %objects, ptr %words, i64 %with_line)
   %none = icmp eq ptr %block, null
   br i1 %none, label %fail, label %view
 view:
@@ -285,4 +298,4 @@ done:
 }
 """
 
-TEXT = _RELEASE + _FITS + _INPUTS + _OUTPUT
+TEXT = _RELEASE + _FITS + _ARRAYS + _OUTPUT

@@ -92,9 +92,9 @@ done:
 }
 """
 
-# The first cache line of a block, and an array that begins there; `row` is a word of no meaning
-# here, then rank and shape. The array takes the reference to the block, or if there is none, with
-# Python's error set, gives it up.
+# The first cache line of a block, and an array that begins there; `row` is its bytes, rank and
+# shape. The array takes the reference to the block, or if there is none, with Python's error set,
+# gives it up.
 _VIEW = """
 define hidden ptr @bessemer_python_start(ptr %block) $baseline {
 entry:

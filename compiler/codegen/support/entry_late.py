@@ -77,9 +77,7 @@ array_of:
   %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
   %dtype = load ptr, ptr %dtype.at
   %is_large = icmp sge i64 %bytes, $large
-  %with_line = add i64 %bytes, 64
-  %padded = select i1 %is_large, i64 %with_line, i64 0
-  store i64 %padded, ptr %known
+  store i64 %bytes, ptr %known
   store i64 %rank, ptr %known.rank
   %eighth = lshr i64 %bytes, 3
   %grown = add i64 %bytes, %eighth
