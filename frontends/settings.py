@@ -40,6 +40,14 @@ def require_not_negative(owner: object, *names: str) -> None:
         require_number(type(owner).__name__, name, getattr(owner, name))
 
 
+def require_finite(owner: object, *names: str) -> None:
+    """Raises CompileError unless these settings are finite numbers."""
+    for name in names:
+        given = getattr(owner, name)
+        if not is_number(given) or not math.isfinite(given):
+            _refuse(owner, name, "finite numbers are possible")
+
+
 def require_count(owner: str, name: str, given: object, least: int) -> None:
     """Raises CompileError unless an argument of a function is a whole number from `least` on."""
     if not _is_count(given) or given < least:

@@ -16,6 +16,7 @@ import numpy as np
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.settings import require_finite, require_not_negative
 
 Shape = tuple[int, ...]
 
@@ -80,6 +81,10 @@ class Normal:
     deviation: float = 0.01
     mean: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_not_negative(self, "deviation")
+        require_finite(self, "mean")
+
     def __call__(self, shape: Shape, fans: Fans, generator: np.random.Generator) -> Array:
         return _drawn(generator, shape, uniform=False, deviation=self.deviation) + self.mean
 
@@ -91,6 +96,11 @@ class Uniform:
     low: float = -0.05
     high: float = 0.05
 
+    def __post_init__(self) -> None:
+        require_finite(self, "low", "high")
+        if self.low > self.high:
+            raise CompileError(f"Uniform: low is {self.low!r}, above high, {self.high!r}.")
+
     def __call__(self, shape: Shape, fans: Fans, generator: np.random.Generator) -> Array:
         return generator.random(shape) * (self.high - self.low) + self.low
 
@@ -101,6 +111,9 @@ class Xavier:
 
     uniform: bool = True
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_finite(self, "gain")
 
     def __call__(self, shape: Shape, fans: Fans, generator: np.random.Generator) -> Array:
         deviation = self.gain * math.sqrt(2 / max(fans.inputs + fans.outputs, 1))
@@ -116,6 +129,7 @@ class He:
     fan: Literal["inputs", "outputs"] = "inputs"
 
     def __post_init__(self) -> None:
+        require_finite(self, "slope")
         if self.fan not in ("inputs", "outputs"):
             raise CompileError(f"He's fan is 'inputs' or 'outputs', not {self.fan!r}.")
 
@@ -130,6 +144,9 @@ class Orthogonal:
     """As a matrix [others, last axis], orthonormal rows or columns (Saxe et al., 2014)."""
 
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_finite(self, "gain")
 
     def __call__(self, shape: Shape, fans: Fans, generator: np.random.Generator) -> Array:
         if len(shape) < 2:

@@ -162,9 +162,22 @@ def test_an_initializer_has_its_mean_and_deviation(
     assert abs(weight.std() / deviation - 1) < 0.02
 
 
-def test_a_fan_of_another_name_is_refused() -> None:
-    with pytest.raises(CompileError, match="'inputs' or 'outputs', not 'fan_in'"):
-        He(fan="fan_in")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("initializer", "settings", "message"),
+    [
+        (Normal, {"deviation": -1}, "Normal: deviation is -1; numbers from 0 on are possible"),
+        (Normal, {"mean": np.nan}, "Normal: mean is nan; finite numbers are possible"),
+        (Uniform, {"low": 3, "high": 1}, "Uniform: low is 3, above high, 1"),
+        (Uniform, {"high": np.inf}, "Uniform: high is inf; finite numbers are possible"),
+        (Xavier, {"gain": "relu"}, "Xavier: gain is 'relu'; finite numbers are possible"),
+        (He, {"fan": "fan_in"}, "'inputs' or 'outputs', not 'fan_in'"),
+    ],
+)
+def test_an_initializer_that_cannot_be_is_refused(
+    initializer: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CompileError, match=message):
+        initializer(**settings)
 
 
 def test_the_fans_of_convolutions_count_their_kernels() -> None:
