@@ -109,7 +109,9 @@ class Event:
 class Profile:
     """`seconds` is the median of whole runs inside the model, `call_seconds` of calls from Python.
 
-    `events` are of one run, one with the median time.
+    `between_seconds` is the median of what a run's kernels leave of that run. The difference of
+    `seconds` and `kernel_seconds` would be more: an interruption makes some kernel of every run
+    late, and is in no kernel's median. `events` are of one run, one with the median time.
     """
 
     model: str
@@ -118,13 +120,14 @@ class Profile:
     sizes: dict[str, int]
     seconds: float
     call_seconds: float
+    between_seconds: float
     kernels: tuple[KernelTime, ...]
     limits: Limits
     events: tuple[Event, ...] = field(repr=False)
 
     @property
     def kernel_seconds(self) -> float:
-        """The sum over the kernels; what is missing to `seconds` was between them."""
+        """The sum over the kernels."""
         return sum(kernel.seconds for kernel in self.kernels)
 
     def to_json(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ class Profile:
             "seconds": self.seconds,
             "call_seconds": self.call_seconds,
             "kernel_seconds": self.kernel_seconds,
+            "between_seconds": self.between_seconds,
             "peak": self.limits.peak,
             "levels": [asdict(level) for level in self.limits.levels],
         }
@@ -265,6 +269,7 @@ class ProfiledModel(CompiledModel):
             if len(events) < _SHOWN:
                 events.append(self.record.events())
         whole = np.array([run[1] - run[0] for run in runs])
+        times = np.stack(sums)
         distance = np.abs(whole[: len(events)] - np.median(whole))
         typical = int(np.argmin(distance))
         shown = events_of(events[typical], runs[typical])
@@ -276,7 +281,8 @@ class ProfiledModel(CompiledModel):
             sizes={n: sizes[n] for n in self.signature.symbols[: self.signature.input_symbols]},
             seconds=float(np.median(whole)) / 1e9,
             call_seconds=float(np.median(calls)),
-            kernels=self._kernels(np.median(np.stack(sums), axis=0), sizes, limits, shown),
+            between_seconds=float(np.median(whole - times[:, :, 1].sum(axis=1))) / 1e9,
+            kernels=self._kernels(np.median(times, axis=0), sizes, limits, shown),
             limits=limits,
             events=tuple(shown),
         )

@@ -103,12 +103,13 @@ def _show(profile: Profile, kernels: Sequence[KernelTime], top: int, in_order: b
     if rest:
         others = profile.kernel_seconds - sum(kernel.seconds for _, kernel in chosen)
         write(f"{rest} others: {format_seconds(others)} (--top 0 shows them)")
-    between = profile.seconds - profile.kernel_seconds
-    outside = profile.call_seconds - profile.seconds
-    write(
-        f"kernels {format_seconds(profile.kernel_seconds)}, between them "
-        f"{format_seconds(max(0.0, between))}, around the run {format_seconds(max(0.0, outside))}"
+    times = (
+        profile.kernel_seconds,
+        profile.between_seconds,
+        max(0.0, profile.call_seconds - profile.seconds),
     )
+    inside, between, outside = map(format_seconds, times)
+    write(f"kernels {inside}, between them {between}, around the run {outside}")
 
 
 def _cells(number: int, kernel: KernelTime, profile: Profile) -> list[str]:

@@ -1,5 +1,6 @@
 """Where a model's time goes: what is counted, what a loop or branch adds up to, what is written."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, bf16, f32, i64
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i64
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
@@ -111,6 +112,26 @@ def test_an_instrumented_model_computes_the_same_bits(rng: np.random.Generator) 
     (expected,) = bessemer.compile(_product(), cache=False).run([x])
     (found,) = bessemer.compile_profiled(_product()).run([x])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_kernel_that_was_interrupted_is_not_time_between_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another kernel of every run is late: no kernel's median, but all runs'."""
+    model = compile_profiled(_loop())
+    steps, runs = len(model.record.sums()), itertools.count()
+    assert steps >= 3
+
+    def sums() -> Array:
+        found = np.full((steps, 2), 100)
+        found[next(runs) % steps, 1] += 1000
+        return found
+
+    monkeypatch.setattr(model.record, "run", lambda: np.array([0, 100 * steps + 1030, 0]))
+    monkeypatch.setattr(model.record, "sums", sums)
+    inputs = {"x": np.ones(5000, np.float32), "trips": np.array(3), "go": np.array(True)}
+    profile = model.profile(inputs, 0.0, LIMITS)
+    assert profile.between_seconds == pytest.approx(30e-9)
 
 
 def test_the_steps_of_a_loop_count_once_for_every_turn() -> None:
