@@ -1,4 +1,4 @@
-"""Finds out what a value is at compile time, as the smallest array that says it.
+"""Finds the contents of a value at compile time, as the smallest array that broadcasts to it.
 
 constant c : f32[64]                     c
 full(shape=(batch, 64), value=0.5)       0.5, without axes
@@ -14,7 +14,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import Array, TensorType
 
 UNIFORM_LIMIT = 4096
-"""Larger arrays are not searched for being all the same."""
+"""Larger arrays are not tested for equal elements."""
 
 
 def known_array(

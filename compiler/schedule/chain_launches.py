@@ -1,5 +1,5 @@
 """Chains launches that pass large values to each other, so that they run alternately, in rounds: in
-each round, every launch computes some of its items. (Others call this depth-first tiling.)
+each round, every launch computes some of its items (depth-first tiling, or fused-layer tiling).
 
     expand      to memory            round 0: expand a few rows, depthwise on these, project these
     depthwise   from it, to it       round 1: the next rows of each

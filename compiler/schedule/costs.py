@@ -1,5 +1,4 @@
-"""Estimates how much work an expression is, so that a loop with too little work is not made
-parallel."""
+"""A cost model for expressions, by which loops with too little work are not made parallel."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ _COSTS = {
     "sin": 12, "cosh": 12, "expm1": 12, "cos": 13, "log1p": 13, "asin": 15, "atan": 15, "rsqrt": 16,
     "acos": 18, "sinh": 18, "atanh": 32, "asinh": 34, "acosh": 35, "tan": 47, "pow": 60,
 }  # fmt: skip
-"""The operations that a function of float32 counts as: its cycles per vector on Zen 4, where other
-operations take one."""
+"""The cost of each float32 function in operations: its cycles per vector on Zen 4, where an
+addition takes one."""
 _COST_OF_OTHERS = 16
 _DOUBLE = 3
 """Functions of float64 take this many times as long as those of float32."""

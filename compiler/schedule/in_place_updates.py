@@ -53,8 +53,8 @@ def copied_first(graph: Graph) -> list[Node]:
 
 
 def begun(node: Node, first: type[Alias | Copy], lowering: Lowering) -> Step:
-    """The step that makes the output of such a node begin as its first input: `first`, or a launch
-    that adds zeros, if the output may be larger."""
+    """The step that initializes the output of such a node with its first input: an alias or a copy,
+    as `first` says, or a launch that also pads with zeros if the output may be larger."""
     source, target = node.inputs[0], node.output
     if _keeps_type(node):
         return first(source, target)

@@ -32,11 +32,12 @@ from bessemer.compiler.ir.walk_steps import touched
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 
 SMALLER = 16
-"""How much smaller than what they read in common sums are, at least."""
+"""Launches are joined if they share an input with at least this many times the elements of each
+output."""
 MOST_JOINED = 9
-"""Launches that become one, at most."""
+"""The most launches that become one."""
 NEAR = 64
-"""Steps from the first of them to the last, at most."""
+"""The most steps from the first of them to the last."""
 
 
 def join_sums(steps: Sequence[Step], lowering: Lowering) -> tuple[Step, ...]:
@@ -182,8 +183,8 @@ def _interleave(loop: For, count: int, registers: int) -> int:
 
 
 def _form(step: Step) -> object | None:
-    """What the loops of a launch have in common with those that it can be joined with; None if it
-    is none that adds up, or one for a device."""
+    """A key that is equal for launches whose loops can be joined; None for launches that compute no
+    sums, and for those of a device."""
     if type(step) is not Launch or step.kernel.outputs != 1 or step.scratch:
         return None
     kernel = step.kernel
@@ -202,14 +203,14 @@ def _form(step: Step) -> object | None:
 
 
 def _large_inputs(launch: Launch) -> list[Value]:
-    """What a launch reads that is, as far as known, much larger than what it writes."""
+    """The inputs of a launch that are, as far as is known, much larger than its output."""
     least = launch.values[-1].type.numel * SMALLER
     return [v for v in launch.values[:-1] if not dims.is_nonnegative(least - 1 - v.type.numel)]
 
 
 def _form_of(block: Block, indices: dict[Atom, Size]) -> object | None:
-    """The form of a block, with loops' indices named by their order; None if it has statements of
-    other kinds, or if the data says how far a loop goes or where a store goes."""
+    """The form of a block, with induction variables named by their order; None if it has statements
+    of other kinds, or if a trip count or the place of a store depends on data."""
     found: list[object] = []
     for statement in block:
         match statement:

@@ -30,7 +30,7 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.ir.walk_steps import root_of, sets_symbols, touched
 
 _TYPICAL = 64
-"""What a symbol is taken for where sizes are compared."""
+"""The value assumed for every symbol where sizes are compared."""
 
 _SMALL = 64  # bytes
 

@@ -287,7 +287,7 @@ class ProgramBuilder:
         start.append(Copy(condition, going))
         advance = self._advance(body, [going, *carried])
         has_trips = attributes["has_trips"]
-        # Where slices are must not depend on sizes that the body binds anew in every iteration.
+        # The slices' places must not depend on sizes that the body binds anew in every iteration.
         limit, before = self._limit(trips, node) if scans and has_trips else (0, [])
         before_body = len(self.symbols)
         computed = self.lower(body)
@@ -346,7 +346,7 @@ class ProgramBuilder:
         return copies_between(results, places)
 
     def _limit(self, trips: Value, node: Node) -> tuple[Size, list[Step]]:
-        """The most iterations that a loop makes, and the steps that find that out."""
+        """An upper bound of a loop's trip count, and the steps that compute it."""
         known = self._known_trips(trips)
         if known is not None:
             return known, []
@@ -355,7 +355,7 @@ class ProgramBuilder:
         return symbol(limit), [BindDims(trips, (limit,), node.sources)]
 
     def _known_trips(self, trips: Value) -> Size | None:
-        """The most iterations, if they follow from sizes before the run; else None."""
+        """That bound if it follows from sizes that are known before the run; else None."""
         if trips in self.constants:
             return max(int(self.constants[trips].item()), 0)
         node, place = self.producers.get(trips), 0

@@ -39,9 +39,9 @@ BLOCK_BYTES = 64 << 10
 MOST_COLUMNS = 512
 """The most columns of a block."""
 ENOUGH = 16
-"""Blocks are made smaller until there are so many of them, for the threads to share."""
+"""Blocks are made smaller until there are at least this many for the threads to share."""
 FULL = 0.7
-"""The smallest part of a register tile's rows that must be used."""
+"""The least fraction of a register tile's rows that must be in use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,8 @@ class GradientProduct:
 
 @dataclass(frozen=True, eq=False)
 class _BlockWriter:
-    """Writes the work on one block of a gradient, which is in row `down` and column `across` of the
-    blocks. `gradient` is the buffer from which the updates read it."""
+    """Writes the loops for one block of a gradient, in row `down` and column `across` of the grid
+    of blocks. `gradient` is the buffer from which the updates read it."""
 
     builder: KernelBuilder
     lowering: Lowering

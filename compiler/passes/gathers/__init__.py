@@ -1,1 +1,1 @@
-"""What is read at places that indices name: gathers, tables, and images that are resized."""
+"""Reads at computed indices: gathers, lookup tables, and images that are resized."""

@@ -1,5 +1,5 @@
-"""Computes tables at compile time: what is looked up in constants at constant places, or summed up
-from constants.
+"""Constant folding of tables: of gathers from constants at constant indices, and of sums of
+constants.
 
     %1 = iota() ... %5 = sub(%3, %4) : i64[196,196,2]      places, from nothing but numbers
     %6 = scatter_nd(%5, ...)
@@ -27,11 +27,11 @@ LOOK_UPS = frozenset(
     {"gather", "gather_nd", "gather_elements", "scatter_nd", "scatter_elements", "resize"}
 )
 SUMS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "cumulative", "matmul"})
-"""Operators that read more than they give, or read it many times."""
+"""Operators whose result is smaller than their input, or that read their input many times."""
 LEAST_GROWTH = 1 << 20
-"""Bytes that a model may grow by, however small it is; a larger one by an eighth."""
+"""Bytes by which any model may grow; a large one may grow by an eighth."""
 MOST_BYTES = 1 << 26
-"""No value on the way is larger."""
+"""The size limit of each value in a chain."""
 
 
 def fold_tables(graph: Graph) -> Graph:

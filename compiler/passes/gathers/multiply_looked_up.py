@@ -19,7 +19,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 from bessemer.compiler.ir.types import f32, f64
 
 SHORTEST = 16
-"""Products of a row that are worth a sum of vectors."""
+"""The fewest products in a row for which a sum of vectors pays."""
 
 
 def multiply_looked_up(graph: Graph) -> Graph:

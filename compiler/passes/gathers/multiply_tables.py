@@ -22,7 +22,7 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import f32, f64
 
 FEWEST = 2
-"""Rows for each entry of the table from which on it pays: rows are cheaper to move than to
+"""The pass applies from this many rows per entry of the table on: rows are cheaper to move than to
 multiply, but not free."""
 
 

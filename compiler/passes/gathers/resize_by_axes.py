@@ -32,7 +32,7 @@ from bessemer.compiler.ir.types import f32, f64
 MIXED = ("linear", "cubic")
 """The modes that read more than one pixel."""
 MOST_SHRUNK = 8
-"""At most this many times as many pixels are mixed by rows as are gathered afterwards."""
+"""The greatest ratio of the pixels that are mixed by rows to those that are gathered afterwards."""
 
 
 def resize_by_axes(graph: Graph) -> Graph:

@@ -24,12 +24,12 @@ TYPICAL_SIZE = 8
 """What a symbol counts as when transposes are compared."""
 
 Demand: TypeAlias = tuple[Value, Order]
-"""A stored value and the key of the order in which somebody reads it."""
+"""A stored value and the key of an order in which it is read."""
 
 
 def follows_freely(node: Node) -> bool:
-    """Whether a node's output can be had in any order, at the cost of its input in the
-    corresponding order."""
+    """Whether a node's output can be read in any order if its input is read in the corresponding
+    one."""
     name = node.operator.name
     return name in ("transpose", "broadcast_to", "full", "iota") or is_unit_reshape(node)
 
@@ -105,7 +105,7 @@ class OrderSearch:
     # What is read
 
     def base(self, value: Value, order: Order) -> Demand | None:
-        """The stored value, and its order, to which reading `value` in `order` leads back.
+        """The stored value of which `value` in `order` is a view, and the order of that value.
 
         None for constants and for values that need no memory: any order of these is free.
         """
@@ -121,7 +121,8 @@ class OrderSearch:
         return self._bases[start]
 
     def order_at_hand(self, value: Value) -> Order | None:
-        """The order in which a value can be read at no cost; None if that is true of all orders."""
+        """The order in which a value can be read without a copy; None if that is true of all
+        orders."""
         node = self.producers.get(value)
         if value in self.constants:
             return None

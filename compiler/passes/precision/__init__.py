@@ -1,1 +1,1 @@
-"""Floats of 16 bits: what is rounded to them, and what is computed in more."""
+"""16-bit floats: which values are rounded to them, and which operators compute in wider types."""

@@ -25,7 +25,7 @@ _MOVES = frozenset({
     "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "select", "tensor_scatter",
     "top_k",
 })  # fmt: skip
-"""What computes nothing: worth widening only where all of it comes from what was computed."""
+"""Operators without arithmetic: they become float32 only if all their operands have."""
 _STAY = frozenset({"reinterpret", "bind", "unique"})
 
 
@@ -108,8 +108,8 @@ class _Widening:
 
 
 def _is_asked_for(node: Node) -> bool:
-    """Whether a conversion is the network's own. (The reader writes others around operators that
-    compute in float32, such as a norm.)"""
+    """Whether a conversion is one of the network itself. (The reader writes others around operators
+    that compute in float32, such as a norm.)"""
     return not node.sources or any(
         source.partition(" ")[0] in ("Cast", "CastLike") for source in node.sources
     )

@@ -24,8 +24,8 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import f32, f64
 
 FEWEST_TAPS = 20
-"""Of large windows, which are taken apart into their axes: those that overlap at every place, and
-those that move over planes by several elements."""
+"""Windows with at least this many taps are pooled axis by axis, if they overlap at every place, or
+move over planes by several elements."""
 FEWEST_FREE_TAPS = 9
 """The same for planes whose size is not a number."""
 

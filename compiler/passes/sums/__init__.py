@@ -1,1 +1,2 @@
-"""Sums over many elements: in parts that threads share, or where their elements are made."""
+"""Sums over many elements: in parts that threads share, or fused with the kernel that computes the
+elements."""

@@ -16,9 +16,9 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
 PARTS = (16, 8, 4, 2)
 FEWEST_TREES = 32
-"""Trees of a part at least."""
+"""The fewest trees of a part."""
 FEWEST_NODES = 2048
-"""Nodes of a part at least: some microseconds for one sample."""
+"""The fewest nodes of a part: some microseconds for one sample."""
 
 
 def split_forests(graph: Graph) -> Graph:

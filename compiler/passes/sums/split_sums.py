@@ -38,10 +38,11 @@ from bessemer.compiler.ir.types import f32, f64
 
 HALVES = 2
 FEWEST_PRODUCTS, FEWEST_NUMBERS = 1 << 24, 1 << 16
-"""With fewer, there is little data that would move from one thread to another."""
+"""With fewer products or numbers, there is little data that would move from one thread to
+another."""
 MOST_ROWS, FEWEST_WEIGHTS = 128, 1 << 17
 LARGER = 4
-"""How much larger than their sum all numbers are, at least: it is stored twice."""
+"""The operands have at least this many times the elements of the sum, which is stored twice."""
 LONGEST_AT_ONCE, DEPTH_BLOCK = 1024, 544
 FEWEST_IN_BLOCK, MOST_IN_BLOCK = 3 << 15, 1 << 18
 """A depth of more steps than the first is cut into blocks of at most the second, if x has so many
@@ -99,7 +100,7 @@ def _product(parts: _Parts, rewriter: GraphRewriter, node: Node) -> Sequence[Val
 
 
 def _is_of_recurrence(rewriter: GraphRewriter, value: Value) -> bool:
-    """Whether the way back through a recurrence computes this value."""
+    """Whether the gradient of a recurrence computes this value."""
     node = rewriter.producer(_unshaped(rewriter, value))
     if node is not None and node.operator.name == "reshape":
         node = rewriter.producer(node.inputs[0])
@@ -107,7 +108,7 @@ def _is_of_recurrence(rewriter: GraphRewriter, value: Value) -> bool:
 
 
 def _is_depth_block(rewriter: GraphRewriter, value: Value) -> bool:
-    """Whether this value is a depth block of what the way back through a recurrence computes."""
+    """Whether this value is a depth block of what the gradient of a recurrence computes."""
     node = rewriter.producer(value, "slice")
     return node is not None and _is_of_recurrence(rewriter, node.inputs[0])
 
@@ -134,7 +135,7 @@ def _in_depth_blocks(
 def _depth_block(
     parts: _Parts, rewriter: GraphRewriter, value: Value, steps: tuple[int, int]
 ) -> Value:
-    """The rows of a value from the first of these steps on, so many."""
+    """The rows of a value at these steps, (first, count)."""
     key = rewriter, value, steps
     if key not in parts:
         first, length = steps

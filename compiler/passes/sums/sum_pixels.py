@@ -8,8 +8,8 @@ are only one or two. The sums of rows are as many items as there are rows.
 
     d = sub(x, mean);  variance = reduce_sum(mul(d, d));  normal = mul(d, ...)
 
-The variance gets a subtraction of its own, because to subtract again costs less than to store all
-differences and to read them twice.
+The variance gets a subtraction of its own, because subtracting again costs less than storing all
+differences and reading them twice.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from bessemer.compiler.ir.types import f32, f64
 from bessemer.compiler.ops.recurrence.recurrence_layout import TEAM_OPERATIONS
 
 _FEWEST_COLUMNS = 64
-"""Fewer are no work for a team; then rows are divided among the threads, and sums of all rows
-would keep them from that."""
+"""Fewer columns are not worth a team of threads. Then threads share the rows, which sums over all
+rows would prevent."""
 
 
 def total_gate_gradients(graph: Graph) -> Graph:

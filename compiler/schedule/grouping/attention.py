@@ -28,7 +28,7 @@ from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_sym
 from bessemer.compiler.schedule.grouping.views import is_affine_operand
 
 MOST_NODES = 40
-"""Nodes between the products beyond which the search is given up."""
+"""The search gives up if there are more nodes than this between the products."""
 _MOST_ROWS_APART = 4
 """With at most this many rows, products that read right operands in place stay apart (measured)."""
 

@@ -19,8 +19,8 @@ from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.schedule.grouping.moves import moved_offset
 
 NARROWEST = 11
-"""A contraction does not write into a padded value if its rows of pixels are shorter than this:
-its tiles are only full if they reach over several rows, which must then have no gaps between."""
+"""A contraction does not write into a padded value if its rows of pixels are shorter than this: a
+full tile then spans several rows, which must be contiguous."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Products of few rows with a matrix that the run computes: when not to pack the matrix.
+"""Decides whether to pack a matrix that the run computes, if it is multiplied by few rows only.
 
 In a decoder's attention, a few rows are multiplied by the keys. Packing the matrix writes and reads
 all of it once more than the product does, which pays only if tiles of rows read the packed panels

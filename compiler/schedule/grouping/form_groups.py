@@ -152,8 +152,8 @@ class _Former:
             self.readers.setdefault(value, set()).update(groups)
 
     def _read_attention(self, group: Group, attention: Attention) -> None:
-        """The query must lie in memory; keys and values are packed. All else that the weights are
-        computed from is read through the attention's own views."""
+        """The query must lie in memory; keys and values are packed. All other operands of the
+        weights are read through the attention's own views."""
         self._force_behind_views(attention.scores.inputs[0])
         self._read_right(attention.scores)
         self._read_right(attention.product)

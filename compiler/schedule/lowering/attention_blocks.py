@@ -28,8 +28,8 @@ def is_one_block(rows: Size, keys: Size, score_bytes: int, height: int, heads: S
 
 
 def rows_of_a_block(rows: Size, keys: Size, score_bytes: int, height: int) -> int:
-    """The number of rows with the least cost: few rows that are computed twice, and high register
-    tiles of at most `height` rows.
+    """The number of rows of the cheapest block. Rows that are computed twice cost, and so do low
+    register tiles; these have at most `height` rows.
 
     `score_bytes` is the memory for one score, from the first product to the second.
     """

@@ -1,9 +1,9 @@
 """Writes the two products of an attention for few query rows, reading keys and values where they
 lie.
 
-A decoder that keeps its keys and values computes one row per step. To pack keys and values for that
-would take several times as long as everything else. If only the run knows the number of rows, the
-attention kernel contains both forms, and the packing kernels do nothing when there are few rows.
+A decoder that keeps its keys and values computes one row per step. Packing keys and values for it
+would take several times as long as everything else. If the number of rows is symbolic, the
+attention kernel contains both versions, and the packing kernels do nothing when there are few rows.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def blocked_packing(piece: Piece) -> Piece:
 
 
 def blocked_packing_of_free_depth(piece: Piece, lanes: Lanes) -> Nest | None:
-    """The loops of the same order for a depth that only the run knows, whose last block may be
-    shorter; None for other depths, and if `b` does not run along the columns."""
+    """The same loop order for a symbolic depth, whose last block may be shorter; None for other
+    depths, and if `b` does not run along the columns."""
     matrix, panel, step, *rest = piece.symbols
     depth, length = extent_of(step), _STEPS[0]
     if isinstance(depth, int) or not _runs_along_columns(piece):

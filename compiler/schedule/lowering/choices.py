@@ -1,5 +1,4 @@
-"""Choices that affect only speed. The model of the machine makes them, unless a tuning has measured
-them.
+"""Choices that affect only speed. The cost model makes them, unless a tuning has measured them.
 
 Every choice is recorded with a signature, which contains everything that its speed depends on
 except the machine. `bessemer tune` measures a choice once for all nodes with the same signature.

@@ -176,8 +176,8 @@ def _lower_in_registers(
     grouping: Grouping,
     lowering: Lowering,
 ) -> list[Launch]:
-    """The launches of tiles in vector registers: one, or one per region, and the packing before
-    them."""
+    """The launches of kernels with register tiles: one, or one per region, after the launch that
+    packs the right operand."""
     target = lowering.target
     draft = with_group(job.draft, target)
     if not regions:
@@ -228,8 +228,8 @@ def _left_out(
     grouping: Grouping,
     lowering: Lowering,
 ) -> Buffer | None:
-    """What the sums of regions lack because the regions leave out taps that see a padding other
-    than 0: a constant of the program with a row per region. None if the padding is 0."""
+    """The terms that regions leave out of their sums, those of taps that see a padding other than
+    0: a constant of the program with a row per region. None if the padding is 0."""
     x, w = convolution.inputs
     number = grouping.producers[x].attributes["value"]
     if number == 0:

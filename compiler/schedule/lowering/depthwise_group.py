@@ -25,7 +25,8 @@ from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 
 _PROBE, _FAR = ("probe image", "probe row", "probe column", "probe channel"), 1 << 20
-"""Symbols for any element, and what is taken off them: an index may be negative in a border."""
+"""Symbols that stand for any element, and what is subtracted from them because an index may be
+negative in a border."""
 
 
 def lower_depthwise_group(

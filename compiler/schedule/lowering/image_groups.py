@@ -53,8 +53,9 @@ Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tupl
 
 
 _SOON = 3
-"""The share of the last cache where transformed weights go past it, although they are read next:
-512 x 512 take 8.0 ms with their products in place of 11.2, but 256 x 256 4.4 in place of 4.3."""
+"""Transformed weights of at least 1/3 of the last-level cache are written by streaming stores,
+although they are read next: 512 x 512 take 8.0 ms with their products instead of 11.2, but 256 x
+256 4.4 instead of 4.3."""
 
 
 class ImageGroup:
@@ -106,7 +107,7 @@ class ImageGroup:
 
     @property
     def padded_inputs(self) -> tuple[Size | None, Size | None]:
-        """The rows and columns of the input, with None along axes where no window leaves it."""
+        """The rows and columns of the input; None along axes where every window lies inside."""
         rows, columns = (
             None if low == 0 and high == 0 else size
             for low, high, size in zip(
@@ -176,8 +177,8 @@ def planes_of(convolution: Node) -> Planes:
 def lower_winograd_group(
     group: Group, grouping: Grouping, lowering: Lowering, left: float
 ) -> list[Launch] | None:
-    """The launches of a convolution by Winograd's method; None where that does not pay, compared
-    with the fraction of its products that is `left` for the direct sum."""
+    """The launches of a convolution by Winograd's method; None where direct sums are faster, which
+    compute only the fraction `left` of the products."""
     anchor, target = group.anchor, lowering.target
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape

@@ -23,10 +23,11 @@ def contractions_of(
     left_out: Callable[[], Buffer | None],
 ) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
     """The contraction of each region, and the values of its kernel's own symbols; through these,
-    regions of unknown sizes share kernels. There are none if a region sees some only of the taps
-    that are multiplied by groups.
+    regions of unknown sizes share kernels. There are none if a region sees only some of the taps
+    that are multiplied in one group.
 
-    `left_out` makes the buffer of what the regions' sums lack, [regions * columns], or None.
+    `left_out` makes the buffer of the terms that the regions leave out, [regions * columns], or
+    None.
     """
     if not regions or not isinstance(form, ConvolutionForm) or _parts_a_run(whole, form, regions):
         return
@@ -72,7 +73,7 @@ def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
 
 
 def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
-    """Where the row of a region begins in what is left out; a symbol if several regions share the
+    """The offset of a region's row among the terms left out; a symbol if several regions share the
     kernel."""
     if not arguments:
         return number * columns
@@ -81,8 +82,8 @@ def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
 
 
 def _parts_a_run(whole: Contraction, form: ConvolutionForm, regions: list[Region]) -> bool:
-    """Whether a region sees some only of the taps that are multiplied by groups: a group may have
-    numbers of two taps."""
+    """Whether a region sees only some of the taps that are multiplied in one group: a group may
+    have numbers of two taps."""
     if whole.group == 1:
         return False
     placed = zip(form.depth_order, _steps(whole), strict=True)
@@ -91,8 +92,8 @@ def _parts_a_run(whole: Contraction, form: ConvolutionForm, regions: list[Region
 
 
 def _steps(whole: Contraction) -> list[Size | None]:
-    """How many of the right operand's steps one along each axis of the sum takes; None for the
-    innermost ones, which are one run where neighbours are multiplied by groups."""
+    """The stride along each axis of the sum, in steps of the right operand; None for the innermost
+    ones, which are one run where neighbours are multiplied in groups."""
     axes = list(whole.depth)
     run = axes[-1].extent if whole.group == 1 else whole.run
     found: list[Size | None] = []
@@ -110,7 +111,7 @@ def _steps(whole: Contraction) -> list[Size | None]:
 @dataclass(frozen=True, eq=False)
 class _Moved:
     """The epilogue of a region: that of the whole convolution, at indices that begin elsewhere.
-    `left_out` is a buffer and an offset at which the numbers lie that the region's sums lack."""
+    `left_out` is a buffer and the offset of the terms that the region left out of its sums."""
 
     whole: Contraction
     begins: tuple[Size, ...]

@@ -19,8 +19,8 @@ from bessemer.compiler.schedule.grouping.views import source_of
 from bessemer.compiler.targets.machine import Target
 
 _SHORTEST, _LONGEST = 64, 256
-"""Steps of a depth block. If they were shorter, adding partial sums would take longer than
-packing."""
+"""The least and the greatest number of steps of a depth block. For shorter ones, adding partial
+sums takes longer than packing."""
 
 
 def in_memory(

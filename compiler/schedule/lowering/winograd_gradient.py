@@ -6,7 +6,7 @@
     dw[c, o]      = G' m G              3 x 3
 
 B, A and G are as in winograd.py. It takes 16 products where the direct sums take 36. An item of the
-kernel computes some channels and some columns; if these are too few items, an item adds up only a
+kernel computes some channels and some columns; if that makes too few items, an item adds up only a
 part of the tiles:
 
     parallel item
@@ -323,7 +323,7 @@ class _Writer:
                 builder.store(self.g, (place.share, point, panel, step, lane), value)
 
     def _fetch(self, builder: KernelBuilder, value: Expression) -> None:
-        """Prefetches what a value is computed from."""
+        """Prefetches the operands of a value."""
         for read in loads_of(value):
             builder.append(loops.Prefetch(read.buffer, read.indices[0], 1))
 

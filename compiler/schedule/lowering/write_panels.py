@@ -4,10 +4,10 @@ pack them.
     lstm_gradient -> gates -> pack -> panels -> product: the gradient of a weight
     lstm_gradient -> gates, panels           -> product
 
-The way back through a recurrence computes some columns of a step's rows at a time: whole rows of a
-panel (contraction/packing.py). If a cache near the core does not hold the gates of all steps, it
-takes less time to store them twice than to read them again. (Zen 5, a training step of an LSTM of
-256, 16 sequences of 100 steps: 40.0 -> 39.6 ms, on two threads 25.75 -> 25.4.)
+The gradient of a recurrence computes some columns of a step's rows at a time: whole rows of a panel
+(contraction/packing.py). If a core's own cache does not hold the gates of all steps, it takes less
+time to store them twice than to read them again. (Zen 5, a training step of an LSTM of 256, 16
+sequences of 100 steps: 40.0 -> 39.6 ms, on two threads 25.75 -> 25.4.)
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ _WIDEST = 16
 
 _WORTH_CODE = 1 << 17
 """Values with fewer numbers than this are split by a launch of their own, which takes about 40
-microseconds: a kernel of register tiles that splits each of its rows is 4 KiB longer."""
+microseconds; splitting in the epilogue makes the code of a kernel with register tiles 4 KiB
+longer."""
 
 
 def write_parts(

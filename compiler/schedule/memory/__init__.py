@@ -1,1 +1,1 @@
-"""What is computed again and in what order, so that little is alive at once."""
+"""Rematerialization and scheduling, so that few bytes are live at once."""

@@ -1,5 +1,5 @@
-"""Finds values that the backward half of a training step can compute again at no cost, from others
-that are in memory anyway.
+"""Finds values that the backward half of a training step can recompute at no cost, from others that
+are in memory anyway.
 
 Pointwise values are computed inside of the kernels that read them: a ReLU after a batch
 normalization, or the parts of a GELU or a softmax. The values that have to be kept, so that
@@ -62,8 +62,8 @@ class _Cutter:
         return self._behind(used, kept, simple, given)
 
     def _price(self, value: Value, written: Collection[Value]) -> int:
-        """The price of keeping a value: its bytes, and a little more if it has not been in memory
-        so far."""
+        """The price of keeping a value: its bytes, and a little more if it was not stored
+        before."""
         size = 32 * self._bytes(value)
         return size if value in written else size + size // 16
 

@@ -1,4 +1,4 @@
-"""Finds out what is in memory while a graph runs, from the graph's groups alone.
+"""Estimates which values are live while a graph runs, from the graph's groups alone.
 
 Lowering a graph gives this exactly (memory_plan/plan_memory.py) but takes a second. This takes a
 twentieth of that, so that passes can compare many orders and many graphs. Of what a group's kernels

@@ -1,4 +1,5 @@
-"""Finds the cheapest set of places at which to cut a network between its sources and its sinks."""
+"""Finds a minimum vertex cut: the cheapest set of places that separates a network's sources from
+its sinks."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ def minimum_cut(
     sources: Collection[_K],
     sinks: Collection[_K],
 ) -> set[_K]:
-    """The set of places with the least total price that has a place on every way from a source to a
-    sink.
+    """The set of places with the least total price that contains a place of every path from a
+    source to a sink.
 
-    Ways go along `links`, from one place to another. A source or a sink may be in the cut itself.
-    Of several cheapest cuts, it is the one nearest to the sinks. Computed as the largest flow, on
-    shortest ways: Dinic 1970.
+    Paths follow `links`, from one place to another. A source or a sink may be in the cut itself. Of
+    several cheapest cuts, it is the one nearest to the sinks. Computed as a maximum flow along
+    shortest augmenting paths: Dinic 1970.
     """
     network = _Network()
     for place, price in prices.items():
@@ -40,7 +41,7 @@ def minimum_cut(
 
 
 class _Network(dict[object, dict[object, int]]):
-    """The amounts that can still flow from each point to its neighbours."""
+    """The residual capacities from each point to its neighbours."""
 
     def link(self, first: object, second: object, amount: int) -> None:
         there = self.setdefault(first, {})

@@ -1,5 +1,5 @@
-"""Chooses what the backward half of a training step computes again, so that it need not be kept in
-memory.
+"""Rematerialization: chooses what the backward half of a training step recomputes instead of
+keeping it in memory.
 
 Without a budget, only what is free is computed again (free_values.py). With a budget for the peak
 of memory, more is, as far as the budget requires:

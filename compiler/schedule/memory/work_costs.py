@@ -8,7 +8,8 @@ from bessemer.compiler.schedule.grouping.kinds import is_costly, kind_of
 from bessemer.compiler.schedule.memory.live_memory import Count
 
 BALANCE = 8
-"""Operations that a processor does while it moves a byte between memory and itself."""
+"""The machine balance: operations that a processor does in the time in which it loads or stores a
+byte."""
 _COSTLY_OPERATIONS = 12
 
 

@@ -1,1 +1,1 @@
-"""Loops for everything else: pointwise work, rows, transposes."""
+"""Loop nests of all other groups: pointwise work, reductions of rows, transposes."""

@@ -4,10 +4,10 @@
     for r in rows:
       vector i in columns: total[i] += x[r, i]
 
-Processors fetch such reads ahead by themselves. They do not if a loop reads a few columns of all
-rows, then the next columns. The totals stay in the first-level cache. (Zen 4: 1024 rows of 256
-columns from memory 116 -> 63 us, from the second-level cache 14 -> 17; of 1024 columns 461 -> 223,
-from the third-level cache 138 -> 85.)
+The hardware prefetcher follows such reads. It does not if a loop reads a few columns of all rows,
+then the next columns. The totals stay in the first-level cache. (Zen 4: 1024 rows of 256 columns
+from memory 116 -> 63 us, from the second-level cache 14 -> 17; of 1024 columns 461 -> 223, from the
+third-level cache 138 -> 85.)
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from bessemer.compiler.schedule.nests.merge_axes import extent_of
 from bessemer.compiler.schedule.nests.partial_sums import summation_block
 
 FEWEST_ROWS = 64
-"""With fewer, a part of a row's columns is read soon after the part before."""
+"""With fewer rows, a loop over blocks of columns comes back to each row soon enough."""
 LARGEST_TOTALS = 16 << 10
-"""Bytes of a row's totals."""
+"""The most bytes of a row's totals."""
 
 Hoist = Callable[[Expression, Symbol], Expression]
-"""Computes what is the same for all indices along a row, and gives what remains."""
+"""Hoists what is invariant along a row out of its loop, and returns the rest of the expression."""
 
 
 def with_column_sums(

@@ -4,7 +4,7 @@ are the same in every row.
     out[n*i + j] = x[m*i + place[j]]      becomes
     parallel block:  vector j in 0..n:  for i in 32 rows:  out[n*i + j] = x[m*i + place[j]]
 
-The places of a vector, and whether they are neighbours, are thus found once for 32 rows.
+So the places of a vector, and whether they are neighbours, are computed once for 32 rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from bessemer.compiler.schedule.nests.merge_axes import extent_of
 ROWS = 32
 """Rows in a block."""
 FEWEST_BLOCKS = 4
-"""With fewer, threads would have nothing to share."""
+"""With fewer blocks, there is too little for the threads to share."""
 FARTHEST = 16 << 10
-"""Bytes from row to row: of longer ones, 32 do not stay in the cache. (512 rows of 32 KiB, 2048
-places in each, one thread: 2.7 ms row by row, 8.5 columns first; of 4 KB, 1000 places: 0.31, 0.22.)
+"""The greatest distance of rows in bytes: 32 longer ones do not stay in the cache. (512 rows of 32
+KiB, 2048 places in each, one thread: 2.7 ms row by row, 8.5 columns first; of 4 KB, 1000 places:
+0.31, 0.22.)
 """
 
 

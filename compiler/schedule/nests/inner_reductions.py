@@ -1,5 +1,5 @@
 """Writes a reduction that lies inside of a vector loop over elements: as a serial loop, which each
-lane runs for its own element, or written out if it has few steps."""
+lane runs for its own element, or unrolled if it has few steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bessemer.compiler.schedule.nests.partial_sums import is_longer, summation_b
 def write_reduction(
     builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
 ) -> Expression:
-    """Adds the loops to a kernel and returns the total. `spell` writes the reductions inside of
+    """Adds the loops to a kernel and returns the total. `spell` lowers the reductions inside of
     this one."""
     steps = dims.product(map(extent_of, node.over))
     unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS

@@ -1,12 +1,12 @@
-"""How many vectors the loops over a row handle side by side, so that arithmetic units need not
-wait."""
+"""Interleave factors: how many vectors the loops over a row handle side by side, to hide the
+latency of arithmetic."""
 
 from __future__ import annotations
 
 from bessemer.compiler.ir.dims import Size
 
 SUM_INTERLEAVE = 4
-"""Vectors that a reduction adds up side by side, because each sum waits for its last addition."""
+"""Accumulators of a reduction, because each addition to one waits for the last."""
 COLUMN_INTERLEAVE = 8
 """Vectors of columns that are summed up at once: neighbours, so that whole blocks of a row are
 read before the next one."""
@@ -18,7 +18,7 @@ UNROLLED_STEPS = 32
 
 
 def fitting(most: int, extent: Size, lanes: int) -> int:
-    """The number of vectors to handle side by side, at most `most`, that leaves no rest."""
+    """The number of vectors to handle side by side, at most `most`, that leaves no remainder."""
     while most > 1 and isinstance(extent, int) and extent % (most * lanes):
         most //= 2
     return most

@@ -50,12 +50,12 @@ from bessemer.compiler.schedule.nests.window_parts import (
 from bessemer.compiler.schedule.nests.wraparound import write_at_wraparound
 
 PARALLEL_WORTH = 1 << 14
-"""Elements below which a loop nest is not cut into a parallel loop."""
+"""A loop nest over fewer elements is not parallel."""
 BLOCKS = 16
-"""How many pieces a long single axis is cut into at least."""
+"""A long single axis is cut into at least this many blocks."""
 COLUMNS, FEWEST_BLOCKS = 256, 4
-"""Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
-should be more than a line of the cache."""
+"""Columns that are summed up in one block, unless that makes too few blocks: a block's part of a
+row should be longer than a cache line."""
 
 NEAREST = 4
 """Elements at most this far from each other are loaded as vectors and shuffled."""
@@ -274,7 +274,7 @@ class _Lowering:
         return best if runs[best] else inner
 
     def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size) -> Nest:
-        """A parallel loop over the first axes, whose indices follow from its own, then serial
+        """A parallel loop over the first axes, collapsed into one induction variable, then serial
         loops."""
         whole = dims.product(map(extent_of, outer)) * work
         if not outer or (isinstance(whole, int) and whole < PARALLEL_WORTH):
@@ -339,8 +339,8 @@ class _Lowering:
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
-    """How many of the first axes the threads share. Few, because to compute several indices from
-    one takes divisions."""
+    """How many of the first axes are collapsed into the parallel loop. Few, because recovering
+    several indices from one takes divisions."""
     total: Size = 1
     for count, symbol in enumerate(outer, 1):
         total = total * extent_of(symbol)

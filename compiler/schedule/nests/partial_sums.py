@@ -1,5 +1,5 @@
-"""Limits the number of terms of a sum inside of a vector loop, after which it is added to a total
-and a new sum begins."""
+"""Blocked summation: after a limited number of terms, a sum inside of a vector loop is added to a
+total and begins anew."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class PipelinedRows:
         return self.writer.offset(self._values(row))
 
     def _keep(self, first: Expression) -> None:
-        """Finds a place for what the second pass keeps, for two rows: the current one and the one
+        """Finds a place for what the second pass keeps of two rows: the current one and the one
         before it."""
         step, element = self._second_pass(0, first)
         self.place = self.writer.place_to_keep(step, element, self.inner, self._offset(0), rows=2)
@@ -184,8 +184,8 @@ class PipelinedRows:
         return buffer, at + dims.mod(row, 2) * extent_of(self.inner)
 
     def _mark_moderate(self, totals: Sequence[Local], carried: Sequence[Local]) -> None:
-        """Notes that what is known about a total's size is true of the local that carries it on,
-        too."""
+        """Notes that what is known about the magnitude of a total is also true of the local that
+        carries it to the next iteration."""
         for total, local in zip(totals, carried, strict=True):
             if total.value in self.writer.moderate:
                 self.writer.moderate.add(local.value)
@@ -203,7 +203,8 @@ class PipelinedRows:
             self.writer.prefetch(index, lanes * PASS_INTERLEAVE)
             stores = []
             for part in parts:
-                # Loads come first: one waits for a store before it to the same place of any page.
+                # Loads come first: a load waits for an earlier store at the same offset in any page
+                # (4K aliasing).
                 stores += [(place, self._computed(value)) for place, value in part.write(index)]
             self.writer.store(stores)
         self.writer.prefetched = ()

@@ -1,4 +1,4 @@
-"""Makes the arithmetic of rows cheaper, from what is known about the size of numbers.
+"""Makes the arithmetic of rows cheaper, using bounds of its values.
 
     exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
 
@@ -86,7 +86,7 @@ def with_reciprocals(
 
 
 def _is_step(node: Expression) -> bool:
-    """Whether a value jumps where its operands pass some number other than 0."""
+    """Whether a value is discontinuous in its operands at some number other than 0."""
     match node:
         case Unary(_, "round" | "floor" | "ceil" | "trunc"):
             return True

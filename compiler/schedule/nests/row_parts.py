@@ -3,7 +3,7 @@
     out[i] = i < 64 ? a[i] : b[i - 64]      becomes      out[i] = a[i]          i in 0 .. 64
                                                          out[i] = b[i - 64]     i in 64 .. 96
 
-A vector that may lie anywhere asks all parts of a concat, under a mask, for what one of them has.
+Without cuts, every vector would load from all parts of a concat under masks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bessemer.compiler.schedule.nests.clamped_rows import clamped_parts
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 MOST_PARTS = 40
-"""Each is a loop of its own: for more, the code would be long."""
+"""Each part is a loop of its own: more would be too much code."""
 _AFTER = {"lt": 0, "ge": 0, "le": 1, "gt": 1, "eq": 0, "ne": 0}
 
 
@@ -36,7 +36,7 @@ def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[Size, Size]
 
 
 def _cut(node: Expression, inner: Symbol) -> int | None:
-    """The first index for which a comparison of it with a number says something else."""
+    """The first index at which a comparison with a number changes its result."""
     if not isinstance(node, Binary) or node.name not in _AFTER:
         return None
     left, right = _size(node.left), _size(node.right)

@@ -20,7 +20,7 @@ from bessemer.compiler.targets.machine import CACHE_LINE
 SHORTEST_FETCHED, LONGEST_FETCHED = 512, 64 << 10
 """Bytes of a row that is fetched ahead: long enough to matter, short enough for the cache."""
 ROWS_AHEAD, ELEMENTS_AHEAD = 16 << 10, 8 << 10
-"""How far ahead, in bytes, rows are fetched into the second-level cache, and elements that are read
+"""How many bytes ahead rows are prefetched into the second-level cache, and elements that are read
 once into the first."""
 PIPELINED_ROWS = 7
 """Pipelined rows that are in the first-level cache at once: three that are read, two that are kept,
