@@ -103,11 +103,11 @@ class PlanTable:
         inputs: Sequence[tuple[int, int]],
         outputs: Sequence[tuple[int, int]],
         symbols: int,
-        late: Mapping[int, Sequence[int]],
+        dependent: Mapping[int, Sequence[int]],
     ) -> None:
-        """Inputs and outputs are (rank, bytes of an element). `late` has the rows (`late_row`) of
-        the outputs whose size the data decides."""
-        self._late = late
+        """Inputs and outputs are (rank, bytes of an element). `dependent` has the rows
+        (`data_dependent_row`) of the outputs of data-dependent size."""
+        self._data_dependent = dependent
         self._inputs, self._outputs = inputs, outputs
         symbols_at = len(WORDS) + sum(2 + rank for rank, _ in inputs)
         outputs_at = symbols_at + symbols
@@ -126,7 +126,7 @@ class PlanTable:
         for index, (shape, (_, element)) in enumerate(
             zip(plan.outputs, self._outputs, strict=True)
         ):
-            body += self._late.get(index) or _row(shape, element)
+            body += self._data_dependent.get(index) or _row(shape, element)
         ranks = [rank for rank, _ in self._inputs]
         if [*map(len, plan.inputs)] != ranks:  # a scalar that came with axes
             return
@@ -141,8 +141,8 @@ class PlanTable:
 def sizes_after(signature: Signature) -> tuple[str, ...]:
     """What the entry knows when a run has ended: the symbols, and what follows from them that an
     output needs whose size the data decides."""
-    late = [info.shape for info in signature.outputs if info.data_dependent]
-    named = [size for shape in late for size in shape if isinstance(size, str)]
+    shapes = [info.shape for info in signature.outputs if info.data_dependent]
+    named = [size for shape in shapes for size in shape if isinstance(size, str)]
     return (*dict.fromkeys((*signature.symbols, *named)),)
 
 
@@ -151,7 +151,9 @@ def _row(shape: Sequence[int], element: int) -> list[int]:
     return [math.prod(shape) * element, len(shape), *shape]
 
 
-def late_row(shape: Sequence[int | str], dtype: np.dtype[Any], sizes: Sequence[str]) -> list[int]:
+def data_dependent_row(
+    shape: Sequence[int | str], dtype: np.dtype[Any], sizes: Sequence[str]
+) -> list[int]:
     """The words of an output whose size the run finds out: minus the bytes of an element, the rank,
     and for every axis its size, or ~i where it is number i of `sizes_after`."""
     axes = [~sizes.index(size) if isinstance(size, str) else size for size in shape]

@@ -53,7 +53,9 @@ class GrowingRunner(Runner):
         for symbol, count in self._places(given, plan).items():
             sizes[self._symbols[symbol]] = count
         outputs = [
-            self._made(index, plan, sizes) if array is None or self._late[index] else array
+            self._made(index, plan, sizes)
+            if array is None or self._data_dependent[index]
+            else array
             for index, array in enumerate(given)
         ]
         sources, targets = _begins(arrays), _begins(outputs)
@@ -78,7 +80,7 @@ class GrowingRunner(Runner):
         infos = self.native.signature.outputs
         found: dict[str, tuple[int, str]] = {}
         for index, array in enumerate(given):
-            if array is None or self._late[index]:
+            if array is None or self._data_dependent[index]:
                 continue
             info, dtype, shape = infos[index], self._output_dtypes[index], plan.outputs[index]
             room = self._by_output.get(index)
@@ -120,7 +122,7 @@ class GrowingRunner(Runner):
         written = [
             (infos[k].name, array)
             for k, array in enumerate(given)
-            if array is not None and not self._late[k]
+            if array is not None and not self._data_dependent[k]
         ]
         if not are_apart([extent(array) for _, array in (*read, *written)]):
             check_apart(written, read, self._updates)

@@ -32,8 +32,8 @@ from bessemer.runtime.entry import (
     Plan,
     PlanTable,
     Run,
+    data_dependent_row,
     is_supported,
-    late_row,
     make_run,
     sizes_after,
 )
@@ -62,8 +62,8 @@ class Runner:
         self._names = [info.name for info in signature.inputs]
         self._dtypes = [numpy_dtype(info.dtype) for info in signature.inputs]
         self._output_dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
-        self._late = [info.data_dependent for info in signature.outputs]
-        self._any_late = any(self._late)
+        self._data_dependent = [info.data_dependent for info in signature.outputs]
+        self._has_data_dependent = any(self._data_dependent)
         sources = dict(signature.updates)
         self._sources = [sources.get(index) for index in range(len(signature.outputs))]
         self._updates = {
@@ -74,7 +74,7 @@ class Runner:
         self._continued = {room.given for room in signature.rooms}
         self._plan: Plan | None = None
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
-        self._pool = OutputPool(len(self._late))
+        self._pool = OutputPool(len(self._data_dependent))
         self._table: PlanTable | None = None
         self._calls: dict[int, Call] = {}
         # By address, as the entry takes them. Popping from and appending to a list are atomic: no
@@ -89,8 +89,8 @@ class Runner:
         counts = len(self._dtypes), len(self._output_dtypes), len(sizes)
         if not function or max(counts) > MOST_ARRAYS or not is_supported():
             return None
-        late = {
-            index: late_row(info.shape, self._output_dtypes[index], sizes)
+        rows = {
+            index: data_dependent_row(info.shape, self._output_dtypes[index], sizes)
             for index, info in enumerate(signature.outputs)
             if info.data_dependent
         }
@@ -98,7 +98,7 @@ class Runner:
             _forms(self._infos, self._dtypes),
             _forms(signature.outputs, self._output_dtypes),
             len(signature.symbols),
-            late,
+            rows,
         )
         return make_run(
             function,
@@ -152,13 +152,18 @@ class Runner:
         try:
             call.inputs[: len(places)] = [*places]
             call.outputs[: len(targets)] = [
-                None if late else target for late, target in zip(self._late, targets, strict=True)
+                None if is_dependent else target
+                for is_dependent, target in zip(self._data_dependent, targets, strict=True)
             ]
             call.dims[: len(sizes)] = [*sizes]
             status = self.native.run(*call.arguments)
             if status:
                 self._fail(call.handle, status)
-            return self._copied_late(call, outputs, out) if self._any_late else outputs
+            return (
+                self._copied_data_dependent(call, outputs, out)
+                if self._has_data_dependent
+                else outputs
+            )
         finally:
             self.give_back(call)
 
@@ -192,7 +197,12 @@ class Runner:
     def _new_call(self) -> Call:
         weights = address(self._weights) if self._weights is not None and self._weights.size else 0
         context = Context(self.native, self._threads, weights, self._weights_path)
-        call = Call(context, len(self._dtypes), len(self._late), len(self.native.signature.symbols))
+        call = Call(
+            context,
+            len(self._dtypes),
+            len(self._data_dependent),
+            len(self.native.signature.symbols),
+        )
         self._calls[call.handle] = call
         return call
 
@@ -263,10 +273,16 @@ class Runner:
         given = outputs_in_order(infos, out)
         outputs, targets, apart = [], [], []
         ranges = [(place, place + array.nbytes) for place, array in zip(places, inputs)]
-        for info, late, dtype, shape, array, source in zip(
-            infos, self._late, self._output_dtypes, plan.outputs, given, self._sources, strict=True
+        for info, is_dependent, dtype, shape, array, source in zip(
+            infos,
+            self._data_dependent,
+            self._output_dtypes,
+            plan.outputs,
+            given,
+            self._sources,
+            strict=True,
         ):
-            if array is None or late:
+            if array is None or is_dependent:
                 outputs.append(np.empty(shape, dtype))
                 targets.append(address(outputs[-1]))
                 continue
@@ -284,14 +300,16 @@ class Runner:
             check_apart(apart, list(zip(self._names, inputs, strict=True)), self._updates)
         return outputs, targets
 
-    def _copied_late(self, call: Call, outputs: list[Array], out: Outputs | None) -> list[Array]:
+    def _copied_data_dependent(
+        self, call: Call, outputs: list[Array], out: Outputs | None
+    ) -> list[Array]:
         """The outputs, with those that the run has placed in the arena copied out of it."""
         signature = self.native.signature
         infos = signature.outputs
         symbols = dict(zip(signature.symbols, call.dims, strict=False))
         given = outputs_in_order(infos, out)
         for index, (info, dtype) in enumerate(zip(infos, self._output_dtypes, strict=True)):
-            if not self._late[index]:
+            if not self._data_dependent[index]:
                 continue
             shape = evaluate_shape(info.shape, symbols)
             found = self._empty(shape, dtype)

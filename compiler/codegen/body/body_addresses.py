@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bessemer.compiler.codegen.body.body_sizes import BodySizes
-from bessemer.compiler.codegen.body.late_outputs import late_outputs
+from bessemer.compiler.codegen.body.data_dependent_outputs import data_dependent_outputs
 from bessemer.compiler.codegen.support.workspace import arena_offset
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Value
@@ -20,7 +20,7 @@ class BodyAddresses(BodySizes):
         for array, values in (("inputs", program.inputs), ("outputs", program.outputs)):
             for number, value in enumerate(values):
                 self.given.setdefault(value, (array, number))
-        self.late = late_outputs(program, plan)
+        self.data_dependent = data_dependent_outputs(program, plan)
 
     def root(self, value: Value) -> Value:
         """The value whose bytes this one shares; itself if there is no other."""
@@ -42,11 +42,11 @@ class BodyAddresses(BodySizes):
             raise InternalError(f"the memory plan has no place for a value of type {value.type}")
         offset = self.sizes.value(arena_offset(self.plan, value))
         place = self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
-        if value not in self.late:
+        if value not in self.data_dependent:
             return place
         size = self.sizes.value(value.type.nbytes)
-        output = f"ptr %outputs, i64 {self.late[value]}, i64 {size}"
-        return self.let(f"call ptr @bessemer_late_place(ptr %context, {output}, ptr {place})")
+        output = f"ptr %outputs, i64 {self.data_dependent[value]}, i64 {size}"
+        return self.let(f"call ptr @bessemer_output_place(ptr %context, {output}, ptr {place})")
 
     def store_at(self, kind: str, value: str, array: str, number: int) -> None:
         """Stores a value of an LLVM type to an entry of an array of them."""

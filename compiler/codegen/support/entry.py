@@ -19,8 +19,8 @@ from __future__ import annotations
 from bessemer.compiler.codegen.support import (
     entry_arrays,
     entry_blocks,
+    entry_data_dependent,
     entry_given,
-    entry_late,
 )
 from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.compiler.codegen.support.sizes import StraightCode
@@ -93,7 +93,7 @@ take:
   br i1 %fine, label %collect, label %fail
 collect:
   call void %sizes_after(ptr %dims)
-  %complete = call i1 @bessemer_python_late(
+  %complete = call i1 @bessemer_python_data_dependent(
     ptr %objects, ptr %words, ptr %outputs, ptr %dims, ptr %room, ptr %results
   )
   br i1 %complete, label %give_back, label %no_memory
@@ -272,9 +272,5 @@ def sizes_after_text(signature: Signature) -> str:
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS, "large": LARGE_OUTPUT}
-TEXT = "".join(
-    (
-        *(_DECLARATIONS, entry_arrays.TEXT, entry_blocks.TEXT, entry_given.TEXT, entry_late.TEXT),
-        *(_CALL, _ENTRY),
-    )
-)
+_PARTS = (entry_arrays, entry_blocks, entry_given, entry_data_dependent)
+TEXT = "".join((_DECLARATIONS, *(part.TEXT for part in _PARTS), _CALL, _ENTRY))

@@ -250,9 +250,9 @@ one:
   %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
   %dtype = load ptr, ptr %dtype.at
   %kind = load i64, ptr %row
-  %is_late = icmp slt i64 %kind, 0
-  br i1 %is_late, label %late, label %early
-late:
+  %is_dependent = icmp slt i64 %kind, 0
+  br i1 %is_dependent, label %dependent, label %early
+dependent:
   %expected.at = getelementptr i64, ptr %expected, i64 %i
   %bytes = load i64, ptr %expected.at
   %room.at = getelementptr i64, ptr %room, i64 %i

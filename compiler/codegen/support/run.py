@@ -144,7 +144,7 @@ dim:
 # Where an output lies whose size the data decides: with the caller, where it has room, or else in
 # the arena. It is asked for again and again in a run, and the answer is always the same.
 _LATE_PLACE = """
-define hidden ptr @bessemer_late_place(
+define hidden ptr @bessemer_output_place(
   ptr %context, ptr %outputs, i64 %number, i64 %bytes, ptr %arena
 ) $baseline {
 entry:

@@ -9,7 +9,7 @@ the functions that the body may call:
     void bessemer_barrier(ptr counters, i64 member, i64 members)
     void bessemer_fail(ptr context, i32 status, ptr message)
     void bessemer_need(ptr context, i64 bytes)
-    ptr bessemer_late_place(ptr context, ptr outputs, i64 number, i64 bytes, ptr arena)
+    ptr bessemer_output_place(ptr context, ptr outputs, i64 number, i64 bytes, ptr arena)
 
 All but the API is hidden in the artifact, so that two models in one program do not meet. What does
 not depend on the model, or on its prefix only, is in modules of its own (`shared_texts`,

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.program import Branch, MemoryPlan, Program, Repeat
 from bessemer.compiler.ir.walk_steps import touched
 
 
-def late_outputs(program: Program, plan: MemoryPlan) -> dict[Value, int]:
+def data_dependent_outputs(program: Program, plan: MemoryPlan) -> dict[Value, int]:
     """The number of each such output, by the value in whose memory it lies. All values that share
     that memory have the same size, and neither they nor their sizes are set in a loop or a branch,
     where sizes may change."""

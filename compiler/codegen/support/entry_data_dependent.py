@@ -1,12 +1,13 @@
-"""Writes the part of the entry for CPython that returns outputs whose size the data decides, as
-LLVM IR.
+"""Writes the part of the entry for CPython that returns outputs of data-dependent size, as LLVM IR.
 
-    i1 bessemer_python_late(ptr objects, ptr words, ptr data, ptr dims, ptr room, ptr list)
+    i1 bessemer_python_data_dependent(ptr objects, ptr words, ptr data, ptr dims, ptr room,
+                                      ptr list)
 
 stores arrays to the list. If the run has written an output to the block that the list holds for it,
 the array is a view of that block; else it is a copy of what the run has left in the arena. Returns
-false with Python's error set if there is no memory. The description of such an output (`late_row`
-in runtime/entry.py) never changes, so another thread's plan may be installed in the meantime.
+false with Python's error set if there is no memory. The description of such an output
+(`data_dependent_row` in runtime/entry.py) never changes, so another thread's plan may be installed
+in the meantime.
 
 The next run gets an eighth more bytes than this one needed, for outputs that grow from run to run.
 If a block has more than twice the bytes that are used, they are copied and the block is freed.
@@ -15,7 +16,7 @@ If a block has more than twice the bytes that are used, they are copied and the 
 from __future__ import annotations
 
 TEXT = """
-define hidden i1 @bessemer_python_late(
+define hidden i1 @bessemer_python_data_dependent(
   ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %room, ptr %list
 ) $baseline {
 entry:
@@ -46,14 +47,14 @@ one:
   %rank.at = getelementptr i64, ptr %row, i64 1
   %rank = load i64, ptr %rank.at
   %codes = getelementptr i64, ptr %row, i64 2
-  %is_late = icmp slt i64 %kind, 0
-  br i1 %is_late, label %late, label %skip
-late:
+  %is_dependent = icmp slt i64 %kind, 0
+  br i1 %is_dependent, label %dependent, label %skip
+dependent:
   %element = sub i64 0, %kind
   br label %axis
 axis:
-  %a = phi i64 [ 0, %late ], [ %a.next, %sized ]
-  %bytes = phi i64 [ %element, %late ], [ %bytes.next, %sized ]
+  %a = phi i64 [ 0, %dependent ], [ %a.next, %sized ]
+  %bytes = phi i64 [ %element, %dependent ], [ %bytes.next, %sized ]
   %inside = icmp slt i64 %a, %rank
   br i1 %inside, label %size, label %array_of
 size:
