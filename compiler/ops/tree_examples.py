@@ -42,10 +42,10 @@ def example(
     tables = [np.array(table, np.int32) for table in (features, children, roots)]
     weights = rng.standard_normal((count - leaves, targets)).astype(np.float32)
     inputs = (x, splits, tables[0], tables[1], weights, tables[2], *optional)
-    if attributes.get("has_masks"):
+    if attributes.get("masked_from"):
         masked = with_masks(inputs[1:], leaves)
         assert masked is not None
-        inputs = (x, *masked)
+        inputs = (x, *masked[0])
     given = {"comparison": comparison, "aggregation": aggregation, "width": 5, "leaves": leaves}
     given |= attributes
     return Example(inputs, given)

@@ -1,9 +1,12 @@
-"""Trees of few leaves for many samples at once: every question is asked, none is walked to.
+"""Trees for many samples at once: every question is asked, none is walked to.
 
 The leaves of a tree are the bits of a mask, those where a question is true before those where it
 is false. A question that is false strikes out the leaves that its truth leads to; the lowest bit
 that is left is the leaf that a walk would find. Samples are lanes, so there is neither a branch
 that depends on data nor a wait for a node's address.
+
+A mask is words of 32 leaves. A question is asked for every word in which it strikes out leaves:
+for one word, as a rule, since most questions are close to the leaves.
 
 Source of the algorithm: Lucchese et al., "QuickScorer", SIGIR 2015; its form for vectors, 2016.
 """
@@ -11,7 +14,7 @@ Source of the algorithm: Lucchese et al., "QuickScorer", SIGIR 2015; its form fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,37 +29,42 @@ from bessemer.compiler.ir.expr import (
     bits,
     constant,
     convert,
-    index_value,
     neutral,
     select,
     unary,
 )
-from bessemer.compiler.ir.types import Array, DType, f32, f64, i32, i64
+from bessemer.compiler.ir.types import Array, DType, f32, i32, i64
 
 SAMPLES = 32
 """Samples of a block."""
-FEWEST = 7
-"""For fewer samples walks are faster, since they ask only some of the questions."""
-MOST_LEAVES = 64
 MOST_BYTES = 1 << 15
 """Of a block's features, and of its sums."""
 COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
 """What a node can ask; a table of modes holds places in this list."""
 OPPOSITE = {"le": "gt", "lt": "ge", "ge": "lt", "gt": "le"}
 """The comparisons that masks support, with their negations (which differ for a NaN only)."""
+TABLES = ("words", "first_words", "masks", "asked_splits", "asked_features")
+"""The inputs of an ensemble that has masks, beside those that others have."""
+_LEAVES = 32
+"""Of a word."""
+_BEGIN, _MIDDLE, _LEAF = range(3)
+"""Columns of `words`."""
+_FEWEST = 7
+"""For fewer samples walks are faster, since they ask only some of the questions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """An ensemble whose nodes are in order: see `Masks`. `totals` is the type that sums have."""
+    """An ensemble with the tables of `Masks`. `totals` is the type that sums have."""
 
     builder: KernelBuilder
     x: Buffer
+    weights: Buffer
+    words: Buffer
+    first_words: Buffer
+    masks: Buffer
     splits: Buffer
     features: Buffer
-    weights: Buffer
-    begins: Buffer
-    masks: Buffer
     comparison: str
     aggregation: str
     width: int
@@ -84,20 +92,31 @@ class MaskedBlock:
     def add(self, tree: Size) -> None:
         """Adds the leaves of one more tree."""
         builder, of = self._builder, self._of
-        begin, middle, end = (
-            builder.define(convert(of.begins[2 * tree + i], i64), "begin").index for i in range(3)
+        first, end = (
+            builder.define(convert(of.first_words[tree + i], i64), "word").index for i in range(2)
         )
         with builder.loop(SAMPLES, "vector", lanes=SAMPLES) as lane:
-            left = builder.define(constant(-1, of.masks.dtype), "left")
-            self._ask(left, begin, middle - begin, lane, self._is_false)
-            self._ask(left, middle, end - middle, lane, self._is_opposite)
-            leaf = as_index(convert(_lowest_bit(left.value), i64))
-            # A tree has one leaf more than questions, so those of the trees before are known.
-            row = builder.define(index_value(begin + tree + leaf), "row").index
+            leaf = builder.define(constant(0, i32), "leaf")
+            with builder.loop(end - first) as number:
+                self._ask_word(leaf, first + number, lane)
+            row = builder.define(convert(leaf.value, i64), "row").index
             with builder.loop(of.weights.shape[1]) as target:
                 weight = convert(of.weights[row, target], of.totals)
                 total = self._totals[target, lane]
                 builder.store(self._totals, (target, lane), binary(of.aggregation, total, weight))
+
+    def _ask_word(self, leaf: Local, word: Size, lane: Size) -> None:
+        """Sets the leaf where this word has one left; a tree's first word, asked last, decides."""
+        builder, words = self._builder, self._of.words
+        begin, middle, end = (
+            builder.define(convert(words[at], i64), "begin").index
+            for at in ((word, _BEGIN), (word, _MIDDLE), (word + 1, _BEGIN))
+        )
+        left = builder.define(constant(-1, i32), "left")
+        self._ask(left, begin, middle - begin, lane, self._is_false)
+        self._ask(left, middle, end - middle, lane, self._is_opposite)
+        found = words[word, _LEAF] + _lowest_bit(left.value)
+        leaf.set(select(binary("ne", left.value, 0), found, leaf.value))
 
     def _ask(
         self,
@@ -109,10 +128,10 @@ class MaskedBlock:
     ) -> None:
         of = self._of
         with self._builder.loop(count) as number:
-            node = begin + number
-            feature = as_index(convert(of.features[node], i64))
-            struck = strikes(self._columns[feature, lane], of.splits[node])
-            left.set(select(struck, binary("and", left.value, of.masks[node]), left.value))
+            question = begin + number
+            feature = as_index(convert(of.features[question], i64))
+            struck = strikes(self._columns[feature, lane], of.splits[question])
+            left.set(select(struck, binary("and", left.value, of.masks[question]), left.value))
 
     def _is_false(self, value: Expression, split: Expression) -> Expression:
         return unary("not", binary(self._of.comparison, value, split))
@@ -136,100 +155,139 @@ class MaskedBlock:
 def _lowest_bit(mask: Expression) -> Expression:
     """The number of the lowest bit that is set: the exponent of the float that this bit is."""
     lowest = binary("and", mask, unary("neg", mask))
-    floats, mantissa, exponents = (f32, 23, 0xFF) if mask.dtype is i32 else (f64, 52, 0x7FF)
-    exponent = binary("shr", bits(convert(lowest, floats), mask.dtype), mantissa)
-    return binary("and", exponent, exponents) - exponents // 2
+    exponent = binary("shr", bits(convert(lowest, f32), i32), 23)
+    return binary("and", exponent, 0xFF) - 0xFF // 2
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The order of an ensemble's nodes for `Questions`, tree by tree, and the tables for it.
+    """The tables for `Questions`: of `words`, in the order of trees and from a tree's last to its
+    first; of `trees`; and of `questions`, in the order of their words.
 
-    `order` has the old place of each node: inner ones, then leaves. Of a tree's inner nodes, those
-    for which a NaN counts as false are before the others: `begins` [2 * trees + 1] says where
-    either kind begins. `masks` [inner] are the leaves that remain where an answer is false.
+    words: i32 [words + 1, 3], the first question of a word, the first of those for which a NaN
+        counts as true, which are behind the others, and the place of its first leaf
+    first_words: i32 [trees + 1]
+    masks: i32 [questions], the leaves of a word that remain where an answer is false
+    asked: i64 [questions], the nodes that ask
+    leaves: i64 [leaves], the old place of each leaf
+    fewest: samples that pay for a block: all questions of a tree are asked a block of samples in
+        about the time in which walks take as many steps
     """
 
-    order: Array
-    begins: Array
+    words: Array
+    first_words: Array
     masks: Array
+    asked: Array
+    leaves: Array
+    fewest: int
 
     @staticmethod
     def of(children: Array, roots: Array, leaves: int, missing: Array) -> Masks | None:
-        """None where a tree has more than 64 leaves, or two ways lead to a node."""
-        inner: list[int] = []
-        ends: list[int] = []
-        masks: list[int] = []
-        begins = [0]
+        """None where two ways lead to a node."""
         following = children.tolist()
-        for root in roots.tolist():
-            tree = _Tree.of(root, following, leaves)
-            if tree is None:
-                return None
-            kinds: tuple[list[int], list[int]] = ([], [])
-            for number, place in enumerate(tree.inner):
-                kinds[bool(missing[place])].append(number)
-            for kind in kinds:
-                inner += [tree.inner[number] for number in kind]
-                masks += [tree.masks[number] for number in kind]
-                begins.append(len(inner))
-            ends += tree.leaves
-        order = np.array(inner + ends, np.int64)
-        if len(order) != len(children) or len(np.unique(order)) != len(order):
+        trees = [_Tree.of(root, following, leaves) for root in roots.tolist()]
+        if any(tree is None for tree in trees):
             return None
-        widest = max((mask.bit_length() for mask in masks), default=0)
-        dtype = np.int32 if widest < 32 else np.int64
-        kept = np.array([~mask for mask in masks], np.int64)
-        return Masks(order, np.array(begins, np.int32), kept.astype(dtype))
+        found = [tree for tree in trees if tree is not None]
+        order = np.array([leaf for tree in found for leaf in tree.leaves], np.int64)
+        if len(order) != len(children) - leaves or len(np.unique(order)) != len(order):
+            return None
+        counts = np.array([len(tree.leaves) for tree in found], np.int64)
+        of_tree = np.repeat(np.arange(len(found)), [len(tree.inner) for tree in found])
+        spans = np.array([span for tree in found for span in tree.spans], np.int64).reshape(-1, 2)
+        nodes = np.array([node for tree in found for node in tree.inner], np.int64)
+        fewest = max(_FEWEST, len(nodes) // max(sum(tree.depth for tree in found), 1))
+        return _in_words(nodes, spans, of_tree, counts, missing, order, fewest)
 
 
-def with_masks(tables: Sequence[Array], leaves: int) -> tuple[Array, ...] | None:
-    """The tables of an ensemble whose nodes all ask the same, in another order and with masks; None
-    if it has trees of too many leaves."""
+def _in_words(
+    nodes: Array,
+    spans: Array,
+    of_tree: Array,
+    counts: Array,
+    missing: Array,
+    leaves: Array,
+    fewest: int,
+) -> Masks:
+    """The tables for nodes which strike out the leaves of `spans` [nodes, 2] of a tree;
+    trees have `counts` leaves."""
+    first_words = np.concatenate([[0], np.cumsum(-(-counts // _LEAVES))])
+    first_leaves = np.cumsum(counts) - counts
+    low, high = spans[:, 0] // _LEAVES, (spans[:, 1] - 1) // _LEAVES
+    touched = high - low + 1
+    node = np.repeat(np.arange(len(nodes)), touched)
+    number = low[node] + np.arange(len(node)) - np.repeat(np.cumsum(touched) - touched, touched)
+    word = first_words[of_tree[node] + 1] - 1 - number
+    order = np.lexsort((missing[nodes[node]], word))
+    node, number, word = node[order], number[order], word[order]
+    bits_of_span = np.clip(spans[node] - number[:, None] * _LEAVES, 0, _LEAVES)
+    first_bit, end_bit = np.left_shift(1, bits_of_span).T
+    words = int(first_words[-1])
+    begins = np.searchsorted(word, np.arange(words + 1))
+    known = np.bincount(word[~missing[nodes[node]]], minlength=words + 1)
+    tree = np.searchsorted(first_words, np.arange(words), side="right") - 1
+    first = first_leaves[tree] + (first_words[tree + 1] - 1 - np.arange(words)) * _LEAVES
+    table = np.stack([begins, begins + known, np.append(first, len(leaves))], axis=1)
+    return Masks(
+        table.astype(np.int32),
+        first_words.astype(np.int32),
+        (~(end_bit - first_bit)).astype(np.int32),
+        nodes[node],
+        leaves,
+        fewest,
+    )
+
+
+def with_masks(tables: Sequence[Array], leaves: int) -> tuple[tuple[Array, ...], int] | None:
+    """The tables of an ensemble whose nodes all ask the same, with leaves in another order and with
+    masks, and the samples that pay for a block; None if two ways lead to a node."""
     splits, features, children, weights, roots, *missing = tables
     is_missing = missing[0] if missing else np.zeros(len(splits), bool)
     found = Masks.of(children, roots, leaves, is_missing)
     if found is None:
         return None
-    old, new = found.order, np.argsort(found.order)
+    old = np.concatenate([np.arange(leaves), found.leaves])
+    new = np.argsort(old)
     ordered = (
         splits[old],
         features[old],
         new[children[old]].astype(np.int32),
-        weights[old[leaves:] - leaves],
+        weights[found.leaves - leaves],
         new[roots].astype(np.int32),
     )
-    return (*ordered, *(table[old] for table in missing), found.begins, found.masks)
+    asked = (splits[found.asked], features[found.asked])
+    more = (found.words, found.first_words, found.masks, *asked)
+    return (*ordered, *(table[old] for table in missing), *more), found.fewest
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Tree:
-    """Places of inner nodes and leaves, and for each inner node the leaves that its truth leads
-    to."""
+    """Places of inner nodes and leaves, for each inner node the span of the leaves that its truth
+    leads to, and the most questions before a leaf."""
 
-    inner: list[int]
-    leaves: list[int]
-    masks: list[int]
+    inner: list[int] = field(default_factory=list)
+    leaves: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    depth: int = 0
 
     @staticmethod
     def of(root: int, children: list[list[int]], leaves: int) -> _Tree | None:
-        tree = _Tree([], [], [])
-        waiting = [(root, -1)]
+        """None where two ways lead to a node."""
+        tree = _Tree()
+        waiting = [(root, -1, 0)]
         while waiting:
-            place, parent = waiting.pop()
+            place, parent, depth = waiting.pop()
             if parent >= 0:
                 # All leaves since its parent was met are those of the parent's truth.
-                begin = tree.masks[parent]
-                tree.masks[parent] = (1 << len(tree.leaves)) - (1 << begin)
+                tree.spans[parent] = (tree.spans[parent][0], len(tree.leaves))
             if place >= leaves:
                 tree.leaves.append(place)
-                if len(tree.leaves) > MOST_LEAVES:
+                tree.depth = max(tree.depth, depth)
+                if len(tree.leaves) > len(children):
                     return None
                 continue
-            if len(tree.inner) == MOST_LEAVES:
-                return None
             if_false, if_true = children[place]
-            waiting += [(if_false, len(tree.inner)), (if_true, -1)]
-            tree.masks.append(len(tree.leaves))
+            waiting += [(if_false, len(tree.inner), depth + 1), (if_true, -1, depth + 1)]
+            tree.spans.append((len(tree.leaves), 0))
             tree.inner.append(place)
         return tree

@@ -33,9 +33,9 @@ from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.tree_examples import example
 from bessemer.compiler.ops.tree_masks import (
     COMPARISONS,
-    FEWEST,
     OPPOSITE,
     SAMPLES,
+    TABLES,
     MaskedBlock,
     Questions,
 )
@@ -58,13 +58,13 @@ class _Form:
     leaves: int
     has_modes: bool = False
     has_missing: bool = False
-    has_masks: bool = False
+    masked_from: int = 0
     parts: int = 0
 
     @property
     def optional(self) -> list[str]:
         """The names of the inputs behind those that are always there."""
-        masks = ["begins", "masks"] * self.has_masks
+        masks = [*TABLES] * (self.masked_from > 0)
         return ["modes"] * self.has_modes + ["missing"] * self.has_missing + masks
 
 
@@ -80,8 +80,11 @@ class _Inputs(Generic[Item]):
     roots: Item
     modes: Item | None = None
     missing: Item | None = None
-    begins: Item | None = None
+    words: Item | None = None
+    first_words: Item | None = None
     masks: Item | None = None
+    asked_splits: Item | None = None
+    asked_features: Item | None = None
 
     @staticmethod
     def of(given: Sequence[Item], form: _Form) -> _Inputs[Item]:
@@ -92,14 +95,15 @@ class _Inputs(Generic[Item]):
 def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     """(x [N, F], splits [nodes], features i32 [nodes], children i32 [nodes, 2] (if false, if true),
     weights [nodes - leaves, targets], roots i32 [trees] [, modes i32 [nodes]]
-    [, missing bool [nodes]] [, begins i32 [2 * trees + 1], masks i32 or i64 [leaves]])
+    [, missing bool [nodes]] [, words i32 [words + 1, 3], first_words i32 [trees + 1],
+    masks i32 [questions], asked_splits [questions], asked_features i32 [questions]])
     -> [N, targets].
 
     Nodes from `leaves` on are leaves. The others ask `x[feature] comparison split`, or with
     `has_modes` the comparison of their own. `missing`: whether a NaN counts as true; otherwise it
     compares as false ("ne": as true). Trees of about the same depth should be neighbours.
-    `aggregation` is add, min or max; features are below `width`. `has_masks`: the nodes are in the
-    order of tree_masks.py's `Masks`, and may be asked by its method.
+    `aggregation` is add, min or max; features are below `width`. With `masked_from`, the leaves are
+    in the order of tree_masks.py's `Masks`, by whose tables as many samples are scored together.
 
     With `parts`, f64 [N, parts, targets]: of every `parts` times eight trees, each part has eight
     neighbours; the last part has those beyond the last whole eight, too.
@@ -120,9 +124,12 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     fits = fits and given.modes in (None, TensorType(i32, (count,)))
     fits = fits and given.missing in (None, TensorType(boolean, (count,)))
     trees = given.roots.shape[0]
-    if given.begins is not None and given.masks is not None:
-        fits = fits and given.begins == TensorType(i32, (2 * trees + 1,))
-        fits = fits and given.masks.shape == (form.leaves,) and given.masks.dtype in (i32, i64)
+    if given.words is not None and given.masks is not None and given.asked_splits is not None:
+        questions = given.masks.shape
+        fits = fits and given.words.dtype is i32 and given.words.shape[1:] == (3,)
+        fits = fits and given.first_words == TensorType(i32, (trees + 1,))
+        fits = fits and given.masks == given.asked_features == TensorType(i32, questions)
+        fits = fits and given.asked_splits == TensorType(x.dtype, questions)
         fits = fits and form.comparison in OPPOSITE and not form.has_modes
     fits = fits and (not form.parts or (isinstance(trees, int) and form.parts * _WALKS <= trees))
     require(fits, f"tree_ensemble's tables do not fit each other: {listed(types)}.")
@@ -215,7 +222,7 @@ def _statements(
     form = _Form(**attributes)
     forest = _Forest(builder, _Inputs.of(inputs, form), form)
     samples, columns = inputs[0].shape
-    size = SAMPLES if form.has_masks else _WALKS
+    size = SAMPLES if form.masked_from else _WALKS
     blocks = dims.ceildiv(samples, size)
     # Part by part, so that one part's nodes stay in the cache for all samples.
     with builder.loop(max(form.parts, 1) * blocks, "parallel") as item:
@@ -224,9 +231,9 @@ def _statements(
         part = dims.floordiv(item, blocks)
         first = (item - part * blocks) * size
         place = _Place(outputs[0], part if form.parts else None)
-        fewest = FEWEST if form.has_masks else _WALKS
+        fewest = form.masked_from or _WALKS
         with builder.when(less(first + fewest - 1, samples)):
-            if form.has_masks:
+            if form.masked_from:
                 _ask_all(forest, place, first)
             else:
                 _score(forest, place, [first + i for i in range(_WALKS)])
@@ -307,15 +314,17 @@ def _for_trees(
 def _ask_all(forest: _Forest, place: _Place, first: Size) -> None:
     """All trees for the samples of a block by masks, in the order and type of the walks' sums."""
     given, form = forest.given, forest.form
-    assert given.begins is not None and given.masks is not None
+    assert given.words is not None and given.first_words is not None and given.masks is not None
+    assert given.asked_splits is not None and given.asked_features is not None
     questions = Questions(
         forest.builder,
         given.x,
-        given.splits,
-        given.features,
         given.weights,
-        given.begins,
+        given.words,
+        given.first_words,
         given.masks,
+        given.asked_splits,
+        given.asked_features,
         form.comparison,
         form.aggregation,
         form.width,
@@ -376,8 +385,8 @@ register(
             example(2, 1, 2, "eq"),
             example(11, 43, 1, parts=2),
             example(8, 57, 3, has_missing=True, parts=4),
-            example(46, 23, 1, "lt", has_missing=True, has_masks=True),
-            example(13, 41, 3, "ge", has_masks=True, parts=2),
+            example(46, 23, 1, "lt", has_missing=True, masked_from=7),
+            example(13, 41, 3, "ge", masked_from=7, parts=2),
         ),
     )
 )

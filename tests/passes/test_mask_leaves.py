@@ -1,4 +1,4 @@
-"""Ensembles of small trees, whose leaves are masks for many samples."""
+"""Ensembles of trees whose leaves are masks for many samples."""
 
 from typing import Any
 
@@ -6,27 +6,25 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ops.tree_masks import Masks
 from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
-from tests.forests import FEATURES, forest
+from tests.forests import FEATURES, forest, grown_forest
 from tests.pass_runs import changed, lines
 
 
-@pytest.mark.parametrize("levels", [1, 5, 6])
-def test_nodes_are_put_in_order(rng: np.random.Generator, levels: int) -> None:
+@pytest.mark.parametrize(("levels", "words"), [(1, 1), (5, 1), (7, 4)])
+def test_masks_are_words_of_32_leaves(rng: np.random.Generator, levels: int, words: int) -> None:
     after = changed(forest(rng, 5, levels), [mask_leaves], rng)
-    ensemble = lines(after)[0]
-    assert "has_masks=true" in ensemble
-    masks = list(after.constants.values())[-1]
-    assert masks.dtype == (np.int64 if levels == 6 else np.int32)
+    fewest = 18 if levels == 7 else 7
+    assert f"masked_from={fewest}" in lines(after)[0]
+    assert (5 * words + 1, 3) in {array.shape for array in after.constants.values()}
 
 
 @pytest.mark.parametrize(
     ("levels", "attributes"),
-    [(7, {}), (3, {"comparison": "eq"})],
+    [(9, {}), (3, {"comparison": "eq"})],
     ids=["many leaves", "equality"],
 )
 def test_others_walk(rng: np.random.Generator, levels: int, attributes: dict[str, Any]) -> None:
@@ -41,7 +39,7 @@ def test_ways_that_meet_are_walked() -> None:
 
 
 def test_results_are_those_of_walks_bit_by_bit(rng: np.random.Generator) -> None:
-    graph: Graph = forest(rng, 19, 6)
+    graph = grown_forest(rng, (1, 150, 2, 33, 119, 64, 7, 32, 81))
     model = bessemer.compile(graph, threads=2)
     x = rng.standard_normal((71, FEATURES)).astype(np.float32)
     x[rng.random(x.shape) < 0.1] = np.nan
