@@ -31,13 +31,13 @@ from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.model_content import content_of
 from bessemer.frontends.tuning_file import keep_choices, kept_choices, read_tuning
 from bessemer.runtime.arrays import Array
-from bessemer.runtime.cuda.driver import Driver
-from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.model import CompiledModel
 
 if TYPE_CHECKING:
     from bessemer.compiler.driver import Compilation
     from bessemer.frontends.models_in import Model
+    from bessemer.runtime.cuda.driver import Driver
+    from bessemer.runtime.cuda.model import DeviceModel
 
 
 class _Choices(TypedDict, total=False):

@@ -19,8 +19,6 @@ from bessemer.compiler.options import Choice, Tuning
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.frontends.text_files import write_text
-from bessemer.runtime.cuda.device import compute_capability
-from bessemer.runtime.cuda.driver import Driver
 
 _FORMAT = 1
 
@@ -84,12 +82,6 @@ def _sorted(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
 def _write(path: Path, targets: Mapping[str, object]) -> None:
     text = json.dumps({"format": _FORMAT, "targets": targets}, indent=1) + "\n"
     write_text(path, text)
-
-
-def device_key(driver: Driver, device: int, target: DeviceTarget) -> str:
-    """A GPU's name in these files; the driver's version is no part of it."""
-    major, minor = compute_capability(driver, device)
-    return f"{driver.device_name(device)}, {major}.{minor}, {target.description}"
 
 
 def _targets(path: Path) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from bessemer.runtime.argument_order import Inputs, Outputs
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.artifact import ArrayInfo, Signature
-from bessemer.runtime.cuda.driver import Driver
-from bessemer.runtime.cuda.load import load_for_device
-from bessemer.runtime.cuda.model import DeviceModel
-from bessemer.runtime.cuda.program_file import is_program_file
+from bessemer.runtime.cuda.program_place import is_program_file
 from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.growing import GrowingRunner
 from bessemer.runtime.library import open_library
 from bessemer.runtime.native import NativeModel
 from bessemer.runtime.runner import Runner
 from bessemer.runtime.strings import StringCalls, given_arrays
+
+if TYPE_CHECKING:
+    from bessemer.runtime.cuda.driver import Driver
+    from bessemer.runtime.cuda.model import DeviceModel
 
 __all__ = ["CompiledModel", "Inputs", "Memory", "Outputs", "load"]
 
@@ -191,7 +193,10 @@ def load(
     """
     library = Path(path)
     if is_program_file(library):
-        return load_for_device(library, driver, device or 0)
+        # Most programs never need what runs GPUs, and importing it takes a while.
+        cuda: Any = importlib.import_module("bessemer.runtime.cuda.load")
+        on_device: DeviceModel = cuda.load_for_device(library, driver, device or 0)
+        return on_device
     if device is not None:
         raise ArtifactError(f"{library} is not a model for GPUs: load it without a device.")
     native = open_library(library, name)

@@ -24,7 +24,7 @@ from bessemer.frontends.cli.output import (
     write_note,
 )
 from bessemer.runtime.cuda.model import DeviceModel
-from bessemer.runtime.cuda.program_file import is_program_file
+from bessemer.runtime.cuda.program_place import is_program_file
 from bessemer.runtime.model import CompiledModel
 
 _SHOWN = 5

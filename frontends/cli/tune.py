@@ -14,9 +14,10 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
 from bessemer.frontends.compile_device import target_at_hand
 from bessemer.frontends.contest import Contest, Tuned
+from bessemer.frontends.device_key import device_key
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tune_device import tune_for_device
-from bessemer.frontends.tuning_file import device_key, write_choices
+from bessemer.frontends.tuning_file import write_choices
 from bessemer.runtime.cuda.libcuda import CudaDriver
 
 

@@ -12,7 +12,6 @@ The JSON text is {"format": 1, "forms": [{"program", "ptx", "cubin", "weights"}]
 from __future__ import annotations
 
 import json
-import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,19 +22,17 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from bessemer.runtime.arrays import Array
-from bessemer.runtime.artifact import Signature, read_sections
+from bessemer.runtime.artifact import Signature
 from bessemer.runtime.cuda.artifact import DeviceProgram
 from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.plain_data import from_plain, to_plain
 from bessemer.runtime.cuda.program_check import check_program
+from bessemer.runtime.cuda.program_place import MAGIC, program_place
 from bessemer.runtime.errors import ArtifactError
 from bessemer.runtime.whole_file import whole_file
 
-MAGIC = b"BESSEMER GPU\r\n\x1a\n"
 FORMAT = 1
 SUFFIX = ".bessemer"
-SECTION = ".bessemer"
-"""Where a shared library has such a file."""
 _HEAD = struct.Struct("<16sQ32s")
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 64
@@ -123,27 +120,6 @@ def _program_data(program: DeviceProgram) -> dict[str, Any]:
     return kept | {"signature": json.loads(program.signature.to_json())}
 
 
-def is_program_file(path: Path) -> bool:
-    """Whether a file is one of these, or a library that has one inside."""
-    return _place_in(path) is not None
-
-
-def _place_in(path: Path) -> tuple[int, int] | None:
-    """Where in a file the program begins, and how long it is; None where there is none."""
-    try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            memoryview(data) as view,
-        ):
-            if view[: len(MAGIC)] == MAGIC:
-                return 0, len(view)
-            parts = [(s.offset, s.size) for s in read_sections(view) if s.name == SECTION]
-            return parts[0] if parts else None
-    except (OSError, ValueError, ArtifactError):  # mmap refuses an empty file with ValueError
-        return None
-
-
 def write_forms(forms: Sequence[Form], path: Path) -> None:
     """Writes the file, whole or not at all."""
     with whole_file(path) as part:
@@ -152,7 +128,7 @@ def write_forms(forms: Sequence[Form], path: Path) -> None:
 
 def read_forms(path: Path) -> tuple[Form, ...]:
     """The forms in a file; raises ArtifactError where it is missing, damaged, or none of ours."""
-    start, size = _place_in(path) or (0, -1)
+    start, size = program_place(path) or (0, -1)
     try:
         with path.open("rb") as file:
             file.seek(start)

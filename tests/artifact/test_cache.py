@@ -316,7 +316,8 @@ LOADED = """
 import sys
 import bessemer
 bessemer.compile("examples/lenet.onnx")
-print(sorted({"onnx", "bessemer.compiler.driver", "bessemer.frontends.builder"} & {*sys.modules}))
+unneeded = {"onnx", "bessemer.compiler.driver", "bessemer.frontends.builder"}
+print(sorted((unneeded | {"bessemer.runtime.cuda.model"}) & {*sys.modules}))
 """
 
 

@@ -26,7 +26,8 @@ from bessemer.compiler.codegen.ptx.device_library.c_tables import Tables, c_stri
 from bessemer.compiler.errors import CompileError
 from bessemer.runtime.artifact import DTYPE_CODES, ArrayInfo, Signature
 from bessemer.runtime.cuda.artifact import FiniteStep
-from bessemer.runtime.cuda.program_file import SECTION, Form, PartPlaces, pack_with_places
+from bessemer.runtime.cuda.program_file import Form, PartPlaces, pack_with_places
+from bessemer.runtime.cuda.program_place import SECTION
 
 _INFO = """
 API const char *${prefix}_message(const ${prefix}_context *c) { return c ? c->message : ""; }
