@@ -241,6 +241,30 @@ def test_the_gradient_of_a_pools_gradient(pool: str) -> None:
             np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("pool", ["max_pool", "average_pool"])
+def test_the_gradient_of_a_pool_of_a_large_window(pool: str) -> None:
+    """A pyramid's 13x13, and a signal's window of more taps than are written out, with many equal
+    largest elements."""
+    more = {"count_include_pad": True} if pool == "average_pool" else {}
+    theirs = torch.nn.functional
+    steps = {"strides": (1, 2), "dilations": (1, 1), "low": (6, 6), "high": (6, 6)}
+    image = np.maximum(rng.integers(-3, 3, (1, 7, 8, 2)), 0).astype(np.float64)
+
+    def square(x: Any) -> Any:
+        function = theirs.avg_pool2d if more else theirs.max_pool2d
+        return function(x.permute(0, 3, 1, 2), 13, (1, 2), 6).permute(0, 2, 3, 1)
+
+    _check([image], lambda b, x: b.apply(pool, x, kernel=(13, 13), **steps, **more), square)
+    along = {"strides": (3,), "dilations": (1,), "low": (0,), "high": (0,)}
+    signal = np.maximum(rng.integers(-3, 3, (2, 90, 3)), 0).astype(np.float64)
+
+    def line(x: Any) -> Any:
+        function = theirs.avg_pool1d if more else theirs.max_pool1d
+        return function(x.swapaxes(1, 2), 70, 3).swapaxes(1, 2)
+
+    _check([signal], lambda b, x: b.apply(pool, x, kernel=(70,), **along, **more), line)
+
+
 _CONV = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
 
 

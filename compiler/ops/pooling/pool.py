@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,13 +75,56 @@ def _seen(
     return over, x[(sample, *place, channel)], window.is_inside(place, x.shape[1:-1])
 
 
+MOST_TAPS = 64
+"""Windows of more taps have gradients axis by axis."""
+
+
+def has_few_taps(kernel: Sequence[Size]) -> bool:
+    """Whether a window has a known number of taps, of which each may be code of its own."""
+    count = product(kernel)
+    return isinstance(count, int) and count <= MOST_TAPS
+
+
+def _by_axes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The attributes of the poolings that make up one: itself, or one for each axis of a large
+    window, the last axis first. The first of the largest elements in the order of memory is also
+    the first that this order finds."""
+    kernel = attributes["kernel"]
+    if has_few_taps(kernel):
+        return [dict(attributes)]
+    none = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0, "uncounted": 0}
+
+    def along(axis: int) -> dict[str, Any]:
+        return {
+            name: tuple(s if k == axis else none[name] for k, s in enumerate(setting))
+            if name in none
+            else setting
+            for name, setting in attributes.items()
+        }
+
+    return [along(axis) for axis in reversed(range(len(kernel)))]
+
+
 def _max_gradient(d: Differential) -> Cotangents:
-    return (d.apply("max_pool_gradient", d.x, d.y, d.dy, **d.attributes),)
+    poolings = _by_axes(d.attributes)
+    values = [d.x]
+    for given in poolings[:-1]:
+        values.append(d.apply("max_pool", values[-1], **given))
+    values.append(d.y)
+    cotangent = d.dy
+    for given, x, y in reversed(list(zip(poolings, values, values[1:]))):
+        cotangent = d.apply("max_pool_gradient", x, y, cotangent, **given)
+    return (cotangent,)
 
 
 def _average_gradient(d: Differential) -> Cotangents:
-    spatial = d.x.type.shape[1:-1]
-    return (d.apply("average_pool_gradient", d.dy, spatial=spatial, **d.attributes),)
+    before, after = d.x.type.shape[1:-1], d.y.type.shape[1:-1]
+    cotangent = d.dy
+    for pooled, given in reversed(list(enumerate(_by_axes(d.attributes)))):
+        left = len(before) - pooled
+        spatial = (*before[:left], *after[left:])
+        cotangent = d.apply("average_pool_gradient", cotangent, spatial=spatial, **given)
+    return (cotangent,)
 
 
 def _max_case(
@@ -111,6 +154,7 @@ def _all_cases(**more: Any) -> tuple[Example, ...]:
         _max_case((2, 11, 3), (4,), 3, 1, **more),
         _max_case((1, 4, 4, 4, 2), (2, 2, 2), 2, **more),
         _max_case((1, 5, 5, 2), (5, 5), **more),
+        _max_case((1, 6, 9, 2), (7, 10), 1, 4, **more),
         _max_case((1, 6, 6, 2), (2, 2), 1, -1, 1, **more),
         _max_case((3, 4), (), **more),
         _max_case((0, 4, 4, 2), (2, 2), **more),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,27 +22,18 @@ from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.pooling.gradients_pool import max_pool_gradient_gradient
-from bessemer.compiler.ops.pooling.pool import counted_taps
+from bessemer.compiler.ops.pooling.pool import counted_taps, has_few_taps
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import Window, tap_views, window_of
 
-MOST_TAPS = 64
-"""The most elements of a window. Each tap is code of its own, so larger windows are rejected."""
-
-
-def _taps(window: Window) -> list[tuple[int, ...]]:
-    sizes = [size for size in window.kernel if isinstance(size, int)]
-    return list(itertools.product(*map(range, sizes)))
+_Visit: TypeAlias = Callable[[tuple[Size, ...], Expression | None], None]
+"""Writes what is done for a tap; given are its input position and whether that is inside, or None:
+surely."""
 
 
 def _require_window(name: str, window: Window, x: TensorType, dy: TensorType) -> None:
     require_dtype(name, x, FLOATS)
     window.check(name, x)
-    known = all(isinstance(size, int) for size in window.kernel)
-    require(
-        known and len(_taps(window)) <= MOST_TAPS,
-        f"{name} knows windows of up to {MOST_TAPS} elements, not {window.kernel}.",
-    )
     wanted = x.with_shape((x.shape[0], *window.positions(name, x), x.shape[-1]))
     require(dy == wanted, f"{name} of {x} wants a cotangent {wanted}, not {dy}.")
 
@@ -73,15 +64,28 @@ def _each_position(
             yield sample, output, channel
 
 
-def _seen(
-    window: Window, output: Sequence[Size], spatial: Sequence[Size]
-) -> Iterator[tuple[tuple[Size, ...], Expression | None]]:
-    """The input position at every tap, and whether it is inside; None: surely."""
-    for tap in _taps(window):
+def _each_tap(
+    builder: KernelBuilder,
+    window: Window,
+    output: Sequence[Size],
+    spatial: Sequence[Size],
+    visit: _Visit,
+) -> None:
+    """Visits the taps in order: each is code of its own, or, if there are many, a turn of loops."""
+
+    def visit_tap(tap: Sequence[Size]) -> None:
         place = window.source(output, tap)
         inside = window.is_inside(place, spatial)
         always = isinstance(inside, expr.Constant) and bool(inside.value)
-        yield place, None if always else inside
+        visit(place, None if always else inside)
+
+    if has_few_taps(window.kernel):
+        sizes = [size for size in window.kernel if isinstance(size, int)]
+        for tap in itertools.product(*map(range, sizes)):
+            visit_tap(tap)
+        return
+    with ExitStack() as nest:
+        visit_tap([nest.enter_context(builder.loop(size)) for size in window.kernel])
 
 
 # max_pool_gradient
@@ -133,7 +137,8 @@ def _max_statements(
         largest = builder.define(y[(sample, *output, channel)], "largest").value
         left = builder.define(dy[(sample, *output, channel)], "left")
         zero = constant(0, x.dtype)
-        for place, inside in _seen(window, output, x.shape[1:-1]):
+
+        def visit(place: tuple[Size, ...], inside: Expression | None) -> None:
             at = (sample, *place, channel)
             is_hit = expr.binary("eq", expr.load(x, at, inside), largest)
             is_hit = is_hit if inside is None else inside & is_hit
@@ -142,6 +147,8 @@ def _max_statements(
                 given = expr.load(dx, at, inside) + given
             builder.store(dx, at, given, inside)
             left.set(select(is_hit, zero, left.value))
+
+        _each_tap(builder, window, output, x.shape[1:-1], visit)
 
 
 def _case(
@@ -178,6 +185,7 @@ def _examples(**more: Any) -> tuple[Example, ...]:
         _case((2,), 3, 0, 1, image(2, 9, 2), **more),
         _case((2, 2), 1, 0, 0, image(1, 7, 7, 2), 2, **more),
         _case((2, 2, 2), 2, 0, 0, image(1, 4, 4, 4, 2), **more),
+        _case((9, 8), 2, 3, 4, equal, **more),
         _case((2, 2), 2, 0, 0, ramp((1, 4, 6, 5), f64), **more),
     )
 
@@ -243,9 +251,12 @@ def _average_statements(
         count = counted_taps(window, output, spatial, count_include_pad, uncounted)
         divisor = convert(index_value(maximum(count, 1)), dx.dtype)
         share = builder.define(dy[(sample, *output, channel)] / divisor, "share").value
-        for place, inside in _seen(window, output, spatial):
+
+        def visit(place: tuple[Size, ...], inside: Expression | None) -> None:
             at = (sample, *place, channel)
             builder.store(dx, at, expr.load(dx, at, inside) + share, inside)
+
+        _each_tap(builder, window, output, spatial, visit)
 
 
 def _average_gradient(d: Differential) -> Cotangents:
