@@ -21,6 +21,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
+from bessemer.compiler.schedule.contraction.packing import PanelPacking
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
@@ -95,8 +96,10 @@ def test_twice_as_many_nodes_take_about_twice_as_many_calls(
 def test_equal_layers_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[loops.Block] = []
 
-    def write(contraction: Contraction, tiling: Tiling, target: Target) -> loops.Block:
-        written.append(lower_contraction(contraction, tiling, target))
+    def write(
+        contraction: Contraction, tiling: Tiling, target: Target, packing: PanelPacking | None
+    ) -> loops.Block:
+        written.append(lower_contraction(contraction, tiling, target, packing))
         return written[-1]
 
     monkeypatch.setattr(contractions, "lower_contraction", write)

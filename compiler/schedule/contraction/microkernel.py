@@ -38,17 +38,21 @@ from bessemer.compiler.schedule.contraction.contraction import (
     walk_of,
 )
 from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
+from bessemer.compiler.schedule.contraction.packing import PanelPacking
+from bessemer.compiler.schedule.contraction.row_blocks import fewest_blocks, tiles_in_block
 from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tile_sums import TileWriter
 from bessemer.compiler.schedule.contraction.tiles import Tiling
-from bessemer.compiler.targets.machine import SET_STRIDE, Target
+from bessemer.compiler.targets.machine import Target
 
 
-def lower_contraction(contraction: Contraction, tiling: Tiling, target: Target) -> loops.Block:
+def lower_contraction(
+    contraction: Contraction, tiling: Tiling, target: Target, packing: PanelPacking | None = None
+) -> loops.Block:
     """The body of the kernel: one parallel loop over items (a block of rows by a panel of columns
-    each)."""
+    each). With a `packing`, each item packs its panel of `b`."""
     builder = KernelBuilder()
-    write_contraction(builder, contraction, tiling, target, "parallel")
+    write_contraction(builder, contraction, tiling, target, "parallel", packing)
     return builder.block()
 
 
@@ -58,11 +62,14 @@ def write_contraction(
     tiling: Tiling,
     target: Target,
     kind: loops.LoopKind = "serial",
+    packing: PanelPacking | None = None,
 ) -> None:
     """Adds the loop over a contraction's items to a kernel that is being built; `kind` is that of
     the loop."""
-    writer = _Writer(contraction, tiling, target, builder, kind == "parallel")
+    writer = _Writer(contraction, tiling, target, builder, kind == "parallel", packing)
     with builder.loop(writer.items, kind) as item:
+        if packing is not None:
+            writer = replace(writer, contraction=replace(contraction, b=packing.allocate(builder)))
         writer.item(item)
 
 
@@ -77,23 +84,9 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
     rows = dims.minimum(cut.height, walk.axis.extent) * walk.unit
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     panels = dims.ceildiv(contraction.columns, tiling.panel)
-    share = dims.ceildiv(tiles, _fewest_blocks(panels)) if not isinstance(tiles, int) else tiles
+    share = dims.ceildiv(tiles, fewest_blocks(panels)) if not isinstance(tiles, int) else tiles
     width = dims.minimum(tiling.panel, contraction.columns)
     return 2 * rows * dims.minimum(tiling.block, share) * width * contraction.depth_extent
-
-
-FEWEST_ITEMS = 6
-"""Items for the threads to share, where there are enough tiles and only the run knows how many."""
-
-_STEPS_A_TILE = 4
-"""Where only the run knows the depth, and rows of the output meet in few sets of the cache, a block
-has one tile for so many steps: the fewer a tile takes, the sooner its rows must be continued."""
-
-
-def _fewest_blocks(panels: Size) -> int:
-    """The number of row blocks, at least, that the threads shall have to share, as far as there are
-    enough tiles. It is 1 where only the run knows the number of panels."""
-    return max(1, -(-FEWEST_ITEMS // panels)) if isinstance(panels, int) else 1
 
 
 Work: TypeAlias = Callable[[Place, Tile], None]
@@ -123,6 +116,7 @@ class _Writer:
     target: Target
     builder: KernelBuilder
     is_shared: bool
+    packing: PanelPacking | None = None
 
     @cached_property
     def walk(self) -> Walk:
@@ -143,7 +137,7 @@ class _Writer:
     @cached_property
     def blocks(self) -> Size:
         fewest = dims.ceildiv(self.tiles, self._tiles_in_block)
-        wanted = _fewest_blocks(self.panels)
+        wanted = fewest_blocks(self.panels, dims.product(a.extent for a in self.walk.batch))
         if isinstance(self.tiles, int) or wanted == 1 or not self.is_shared:
             return fewest
         return dims.maximum(fewest, dims.minimum(dims.ceildiv(self.tiles, 2), wanted))
@@ -152,13 +146,9 @@ class _Writer:
     def _tiles_in_block(self) -> Size:
         """How many tiles a block has at most: fewer than planned where the run finds few steps, and
         rows of the output that meet in few sets of the cache (see row_blocks.py)."""
-        block = self.tiling.block
         if self._free_depth_blocks is None:
-            return block
-        contraction = self.contraction
-        few = dims.maximum(dims.floordiv(self.walk.depth[-1].extent, _STEPS_A_TILE), 1)
-        rest = dims.mod(contraction.columns * contraction.dtype.bytes, SET_STRIDE)
-        return dims.minimum(few + block * dims.minimum(rest, 1), block)
+            return self.tiling.block
+        return tiles_in_block(self.contraction, self.tiling.block, self.packing is not None)
 
     @cached_property
     def panels(self) -> Size:
@@ -183,10 +173,19 @@ class _Writer:
         a_base = self.builder.local(self.contraction.a_base + a_base)
         first, count = self._tiles_of(block)
         column, width = panel * self.tiling.panel, self.tiling.panel
-        self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
+        place = Place(batch, matrix, a_base, panel, b_base, column, width)
+        self._block_of_tiles(place, first, count)
+
+    def _pack(self, place: Place, first: Size, steps: Size) -> None:
+        """Packs these steps of the item's panel, if items pack."""
+        if self.packing is not None:
+            memory = self.contraction.b
+            self.packing.write(self.builder, memory, place.matrix, place.panel, first, steps)
 
     def _panel_in_b(self, matrix: Size, panel: Size) -> Size:
         """The flat offset in `b` of a panel of a matrix."""
+        if self.packing is not None:
+            return 0
         contraction, width = self.contraction, self.tiling.panel
         if contraction.b_step is not None:
             first = contraction.b_matrix + matrix * contraction.b_distance
@@ -238,6 +237,7 @@ class _Writer:
         if self.tiling.depth_block is None:
             begin = self.contraction.first_step
             whole = DepthBlock(depth, 0, begin, self.contraction.depth_steps)
+            self._pack(place, 0, self.contraction.depth_steps)
             self._each(place, first, count, partial(sums.write, depth=whole))
             return
         rows = self.cut.height * self.walk.unit
@@ -246,6 +246,9 @@ class _Writer:
         with self._if_many_depth_blocks():
             sums.clear(memory, count * rows)
         for part, ahead in self._depth_blocks(self.tiling.depth_block):
+            if self.packing is not None:
+                self._pack(place, part.begin, part.length)
+                part = replace(part, begin=0)
             work = partial(sums.write_part, depth=part, sums=memory)
             self._each(place, first, count, work, ahead)
         with self._if_many_depth_blocks():

@@ -16,15 +16,37 @@ group of a run is filled up with zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression, less
+from bessemer.compiler.ir.expr import Buffer, Expression, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_expr import substitute
+
+
+class PanelPacking(Protocol):
+    """Packs panels of a right operand inside of the kernel that multiplies by them, one depth block
+    at a time."""
+
+    def allocate(self, builder: KernelBuilder) -> Buffer:
+        """Adds an array for the longest depth block of a panel to a kernel."""
+
+    def write(
+        self,
+        builder: KernelBuilder,
+        memory: Buffer,
+        matrix: Size,
+        panel: Size,
+        first: Size,
+        steps: Size,
+    ) -> None:
+        """Adds the packing of `steps` steps, from step `first` on, of a panel of a matrix to a
+        kernel. They are stored to `memory`, one after the other."""
 
 
 def packed_shape(

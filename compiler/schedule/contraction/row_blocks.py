@@ -17,7 +17,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Walk
 from bessemer.compiler.schedule.contraction.cuts import Cut, dealt
-from bessemer.compiler.targets.machine import Target, conflicts_in_cache
+from bessemer.compiler.targets.machine import SET_STRIDE, Target, conflicts_in_cache
 
 # With fewer tiles in a block, b would be read too often from the last-level cache (first number) or
 # even from memory (second number, for weights of more than _IN_LAST_CACHE bytes).
@@ -36,6 +36,17 @@ _IN_FIRST_CACHE = 48 << 10
 _LINK_BYTES = 32 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
 _DYNAMIC_BLOCK = 16
+
+FEWEST_ITEMS = 6
+"""Items for the threads to share, where there are enough tiles and only the run knows how many."""
+
+_STEPS_A_TILE = 4
+"""Where only the run knows the depth, and rows of the output meet in few sets of the cache, a block
+has one tile for so many steps: the fewer a tile takes, the sooner its rows must be continued."""
+_FEWEST_PACKED_STEPS = 8
+"""If items pack their panels, a smaller block packs as often as it multiplies: then only products
+of fewer steps than this have them (all sizes free, 1024x3x1024: 320 us with large blocks, 130 with
+one tile; 512x8x512: 34 us with two tiles, 23 with large blocks)."""
 
 _TYPICAL = 512
 """Assumed for sizes that only the run knows."""
@@ -109,6 +120,26 @@ def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
     sizes = (dims.product(contraction.a.shape), written)
     least = target.last_cache // LARGE // f32.bytes
     return least > 0 and any(isinstance(size, int) and size >= least for size in sizes)
+
+
+def fewest_blocks(panels: Size, matrices: Size = 1) -> Size:
+    """The number of row blocks, at least, that the threads shall have to share for each matrix, as
+    far as there are enough tiles. It is 1 where only the run knows the number of panels."""
+    if not isinstance(panels, int):
+        return 1
+    return dims.maximum(1, dims.ceildiv(FEWEST_ITEMS, panels * dims.maximum(matrices, 1)))
+
+
+def tiles_in_block(contraction: Contraction, block: int, packs: bool) -> Size:
+    """How many tiles a block has at most, where only the run knows the depth: fewer than `block` if
+    the run finds few steps, and rows of the output that meet in few sets of the cache. `packs`:
+    each item packs its panel."""
+    steps = contraction.depth_extent
+    few = dims.floordiv(steps, _STEPS_A_TILE)
+    if packs:
+        few = dims.floordiv(steps, _FEWEST_PACKED_STEPS) * block
+    rest = dims.mod(contraction.columns * contraction.dtype.bytes, SET_STRIDE)
+    return dims.minimum(dims.maximum(few, 1) + block * dims.minimum(rest, 1), block)
 
 
 def at_most(most: int, block: int, grid: Grid) -> int:

@@ -18,13 +18,15 @@ class Place:
     """The part of the output that is being computed: one panel of columns, of one matrix of the
     batch.
 
-    `a_base` and `b_base` are the flat offsets in `a` of the batch's first row and in `b` of the
-    panel, `column` is the panel's first column, and `width` the width of the fragments in columns.
+    `matrix` is the number of the matrix in `b`. `a_base` and `b_base` are the flat offsets in `a`
+    of the batch's first row and in `b` of the panel, `column` is the panel's first column, and
+    `width` the width of the fragments in columns.
     `tile` is the tile's number in the block; `share` says which part of b's next depth block it
     prefetches.
     """
 
     batch: tuple[Size, ...]
+    matrix: Size
     a_base: Size
     panel: Size
     b_base: Size

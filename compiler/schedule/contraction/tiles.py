@@ -71,7 +71,7 @@ _FEW_ROWS = 4
 # channels, 150 rows by 10, 0.81).
 _SHORT_RUN = 8192
 # A block's partial sums are on the stack.
-_PARTIAL_BYTES = 48 << 10
+PARTIAL_BYTES = 48 << 10
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def plan(
     grid = grid_of(contraction, walk, cut, panel, threads)
     block = block_of(contraction, walk, grid, depth_block, target)
     if depth_block is not None:
-        most = max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
+        most = max(1, PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
         block = at_most(most, block, grid)
     return Tiling(
         lanes=lanes,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size, atom
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Store
@@ -26,7 +26,6 @@ from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, with_group
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
-from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.convolution.padding_regions import (
@@ -40,10 +39,6 @@ from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
-from bessemer.compiler.schedule.lowering.blocked_packing import (
-    blocked_packing,
-    blocked_packing_of_free_depth,
-)
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
@@ -51,20 +46,19 @@ from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import (
     Computation,
     Lowering,
-    PackedRows,
     TiledProduct,
     flat_buffers,
     replaceable_inputs,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.padding_taps import without_padding
+from bessemer.compiler.schedule.lowering.panels_in_items import ItemPacking, tiling_of_items
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
+from bessemer.compiler.schedule.lowering.right_operands import packed_operand
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
-from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.streaming_stores import with_streaming_stores
 
 
 def lower_contraction_group(
@@ -191,9 +185,12 @@ def _lower_in_registers(
     lies = None
     if not regions and not is_constant:
         lies = in_memory(anchor, draft, tilings[0], grouping, target)
+        items = None if lies else tiling_of_items(job, draft, anchor, grouping, tilings[0])
+        if items is not None:
+            return [_packing_its_panels(job, draft, items, inputs, lowering)]
     launches: list[Launch] = []
     if lies is None:
-        b, launches = _packed(job, anchor, draft, tilings[0].panel, lowering)
+        b, launches = packed_operand(job, anchor, draft, tilings[0].panel, lowering)
     else:
         b, work, tiling = lies
         works, tilings = [(work, {})], [tiling]
@@ -221,6 +218,17 @@ def _lower_in_registers(
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
 
 
+def _packing_its_panels(
+    job: TileJob, draft: Contraction, tiling: Tiling, inputs: Fusion, lowering: Lowering
+) -> Launch:
+    """The launch of a product whose items pack the panels that they multiply by."""
+    fusion = Fusion.of(job.pack_nodes, lowering.constants).copy(inputs.buffers)
+    packing = ItemPacking.of(job, draft, tiling, fusion, lowering.target.lanes)
+    body = _body(draft, tiling, job, inputs, lowering, packing)
+    made = Computation(body, operations(draft, tiling), arguments={BASE: job.base})
+    return lowering.launch(job.nodes, flat_buffers(inputs), {job.out.value: job.out.buffer}, made)
+
+
 def _left_out(
     convolution: Node,
     regions: list[Region],
@@ -245,13 +253,15 @@ def _body(
     job: TileJob,
     inputs: Fusion,
     lowering: Lowering,
+    packing: ItemPacking | None = None,
 ) -> Block:
     """The body of the kernel. Contractions whose elements are the same expression of the same
     buffers have one body. `inputs` gets the buffers that the epilogue reads."""
     others = inputs.copy()
     store = _element(replace(contraction, epilogue=job.epilogue(others)))
-    key = (*content(contraction), tiling, *content(store), *map(flat, others.buffers.values()))
-    lower = partial(lower_contraction, contraction, tiling, lowering.target)
+    buffers = map(flat, others.buffers.values())
+    key = (*content(contraction), tiling, *content(store), packing, *buffers)
+    lower = partial(lower_contraction, contraction, tiling, lowering.target, packing)
     return lowering.kernels.body(key, inputs, others, lower)
 
 
@@ -261,22 +271,6 @@ def _element(contraction: Contraction) -> Store:
     index = as_index(index_symbols(shape), shape)
     (store,) = contraction.stores_at(index[:-1], index[-1])
     return store
-
-
-def _packed(
-    job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering
-) -> tuple[Value, list[Launch]]:
-    """The packed right operand, and the launch that packs it, unless it is constant or packed
-    already."""
-    if job.right in lowering.constants:
-        return _packed_constant(job, panel, draft, lowering), []
-    shape = packed_shape(job.matrices, draft.depth_steps, draft.columns, panel, draft.group)
-    key = (job.right, shape, *job.key, draft.run)
-    found = lowering.prepared.packs.get(key)
-    if found is not None:
-        return found, []
-    packed = lowering.prepared.packs[key] = Value(TensorType(job.right.type.dtype, shape))
-    return packed, [_pack_launch(job, anchor, packed, draft, lowering)]
 
 
 def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
@@ -312,84 +306,8 @@ class _Epilogue:
         return (Store(self.out.buffer, (self.out.offset(index),), value),)
 
 
-def _packed_constant(
-    job: TileJob, panel: int, contraction: Contraction, lowering: Lowering
-) -> Value:
-    """The packed weight as a constant of the program, which is made once for each weight."""
-    matrices, columns = dims.number(job.matrices), dims.number(contraction.columns)
-    group, depth = contraction.group, dims.number(job.right.type.numel) // (matrices * columns)
-    run = contraction.run if isinstance(contraction.run, int) else depth
-    run = depth if run % group == 0 else run
-    steps = depth // run * -(-run // group)
-    shape = packed_shape(matrices, steps, columns, panel, group)
-    return lowering.arrange(
-        job.right,
-        (panel, *job.key, group, run),
-        TensorType(job.right.type.dtype, shape),
-        lambda array: pack(job.form.right_matrices(array), panel, group, run),
-    )
-
-
 def _right_element(
     right: Value, form: Form, fusion: Fusion, matrix: Size, k: Size, column: Size
 ) -> Expression:
     index = broadcast_index(form.right_index(matrix, k, column), right.type.shape)
     return fusion.element(right, index)
-
-
-def _pack_launch(
-    job: TileJob,
-    anchor: Node,
-    packed: Value,
-    contraction: Contraction,
-    lowering: Lowering,
-) -> Launch:
-    """The launch that packs the right operand when the model runs."""
-    fusion = Fusion.of(job.pack_nodes, lowering.constants)
-    symbols = index_symbols(packed.type.shape)
-    full = tuple(atom(symbol) for symbol in symbols)
-    index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])
-    element = partial(job.right_element, fusion)
-    value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
-    value = flatten_loads(value)
-    out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    piece = Piece(flat(out), out.offset(index), value, symbols)
-    nest = None
-    if lowering.vectorize:
-        nest = blocked_packing_of_free_depth(piece, lowering.target.lanes)
-    nest = nest or lowering.nest(blocked_packing(piece))
-    launch = lowering.launch(
-        [*job.pack_nodes, anchor],
-        flat_buffers(fusion),
-        {packed: flat(out)},
-        Computation(
-            with_streaming_stores(nest.body, flat(out), lowering.target),
-            nest.operations,
-            name="pack",
-        ),
-    )
-    first = _first_packed_row(job, packed)
-    if anchor.operator.name == "matmul" and contraction.group == 1 and first is not None:
-        (source,) = fusion.buffers
-        lowering.origins.packs[launch] = PackedRows(source, first)
-    return launch
-
-
-def _first_packed_row(job: TileJob, packed: Value) -> int | None:
-    """Where the rows begin that are packed; None unless the pack moves whole rows of a matrix, and
-    adds no zeros."""
-    first: Size = 0
-    for node in job.pack_nodes:
-        if node.operator.name == "slice":
-            across = node.inputs[0].type.shape[1:]
-            if across != node.output.type.shape[1:] or {*node.attributes["steps"]} != {1}:
-                return None
-            first += node.attributes["starts"][0] * dims.product(across)
-        elif node.operator.name != "reshape":
-            return None
-    columns = job.right.type.shape[-1]
-    if not isinstance(first, int) or not isinstance(columns, int) or not columns:
-        return None
-    if first % columns:
-        return None
-    return first // columns if packed.type.numel == job.right.type.numel else None
