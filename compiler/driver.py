@@ -125,16 +125,8 @@ def _build(
     shared = workers.submit(shared_objects, target.triple, target.features, machine)
     log.graph("input", graph)
     strings = graph.strings
-    rooms: tuple[Room, ...] = ()
-    if options.grow_in_place:
-        graph, rooms = grow_in_place(graph)
-        log.graph("grow_in_place", graph)
-    fitted = scheduled(graph, log, options, target)
+    fitted, program = _lowered(graph, log, options, target)
     plan = fitted.plan
-    (program,) = log.timed(
-        "parameterize_constants", lambda: parameterize_constants([fitted.program])
-    )
-    program = with_rooms(program, rooms)
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
     with ThreadPoolExecutor(1) as beside:
@@ -163,6 +155,22 @@ def _build(
     if log.folder is not None:
         log.text("asm.s", assembly(made))
     return made
+
+
+def _lowered(
+    graph: Graph, log: StepLog, options: Options, target: Target
+) -> tuple[Fitted, Program]:
+    """The schedule of a graph, and the final program: its kernels take numbers from their launches,
+    and its caches have room to grow, if the options say so."""
+    rooms: tuple[Room, ...] = ()
+    if options.grow_in_place:
+        graph, rooms = grow_in_place(graph)
+        log.graph("grow_in_place", graph)
+    fitted = scheduled(graph, log, options, target)
+    (program,) = log.timed(
+        "parameterize_constants", lambda: parameterize_constants([fitted.program])
+    )
+    return fitted, with_rooms(program, rooms)
 
 
 def scheduled(graph: Graph, log: StepLog, options: Options, target: Target) -> Fitted:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -86,68 +87,77 @@ def read_onnx(
         {id(tensor): raw for tensor, raw in loaded.apart},
     )
     try:
-        return _read_until_settled(loaded, state, dims or {}, values or {}, broadcasts)
+        return _Reading(loaded, state, dims or {}, values or {}, broadcasts).graph()
     except UnsupportedError:
         raise
     except CompileError as error:
         raise CompileError(_labelled(loaded.label, str(error))) from error.__cause__
 
 
-def _read_until_settled(
-    loaded: LoadedModel,
-    state: ModelState,
-    dims: Mapping[str, int],
-    values: Mapping[str, Array | None],
-    broadcasts: bool,
-    ones: Collection[str] = (),
-) -> Graph:
-    """Reads the model again and again, each time knowing more of it.
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A model that is read again and again, each time knowing more of it.
 
-    What is found out on the way: input dimensions that are one and the same; and choices that ranks
-    depend on (an If whose branches give different ones, a Squeeze of all axes of size 1). One is
-    tried, then the other: what comes after, or the output's declared rank, rarely accepts both.
-    The dimensions `ones` are known to be 1 from the start, whatever they meet.
+    What is learnt on the way: input dimensions that are one and the same; and choices that ranks
+    depend on (an If whose branches give different ones, a Squeeze of all axes of size 1). One
+    option is tried, then the other: what comes after, or the output's declared rank, rarely accepts
+    both.
     """
-    merged: dict[str, Size] = dict.fromkeys(ones, 1)
-    broadcast: dict[str, Size] = {}
-    untried: list[str] = []
 
-    def read(assumptions: Assumptions) -> Graph:
-        return _read_graph(loaded, state, dims, values, assumptions)
+    loaded: LoadedModel
+    state: ModelState
+    dims: Mapping[str, int]
+    values: Mapping[str, Array | None]
+    broadcasts: bool
 
-    def with_broadcasts(graph: Graph) -> Graph:
+    def graph(self, ones: Collection[str] = ()) -> Graph:
+        """The graph of the first reading without contradictions. The dimensions `ones` are known to
+        be 1 from the start, whatever they meet."""
+        merged: dict[str, Size] = dict.fromkeys(ones, 1)
+        broadcast: dict[str, Size] = {}
+        untried: list[str] = []
+        choices = self.state.choices
+        for _ in range(_READINGS):
+            try:
+                graph = self._read(Assumptions(merged))
+                # What is made of strings before the run has the shape that is said here.
+                if not self.broadcasts or (graph.strings is not None and graph.strings.steps):
+                    return graph
+                return self._with_broadcasts(graph, merged, broadcast, ones)
+            except SizesMustAgree as found:
+                merged[found.name] = found.size
+                if found.by_broadcast:
+                    broadcast[found.name] = found.size
+            except MustChooseError as choice:
+                choices[choice.label] = choice.first
+                untried.append(choice.label)
+            except CompileError:
+                if not untried:
+                    raise
+                label = untried.pop()
+                choices[label] = not choices[label]
+        raise CompileError(
+            f"{self.loaded.label}: after {_READINGS} readings it is still not known which sizes are"
+            " equal; fix symbolic dimensions with dims"
+        )
+
+    def _with_broadcasts(
+        self,
+        graph: Graph,
+        merged: dict[str, Size],
+        broadcast: dict[str, Size],
+        ones: Collection[str],
+    ) -> Graph:
         """The graph with inputs that may broadcast; as it is if that contradicts itself."""
         try:
-            return with_broadcast_inputs(read, merged, broadcast) or graph
+            return with_broadcast_inputs(self._read, merged, broadcast) or graph
         except SizesMustAgree as found:
-            known = {*ones, found.name}
             with suppress(CompileError):
-                return _read_until_settled(loaded, state, dims, values, broadcasts, known)
+                return self.graph({*ones, found.name})
             return graph
 
-    for _ in range(_READINGS):
-        try:
-            graph = read(Assumptions(merged))
-            # What is made of strings before the run has the shape that is said here.
-            if not broadcasts or (graph.strings is not None and graph.strings.steps):
-                return graph
-            return with_broadcasts(graph)
-        except SizesMustAgree as found:
-            merged[found.name] = found.size
-            if found.by_broadcast:
-                broadcast[found.name] = found.size
-        except MustChooseError as choice:
-            state.choices[choice.label] = choice.first
-            untried.append(choice.label)
-        except CompileError:
-            if not untried:
-                raise
-            label = untried.pop()
-            state.choices[label] = not state.choices[label]
-    raise CompileError(
-        f"{loaded.label}: after {_READINGS} readings it is still not known which sizes are equal;"
-        " fix symbolic dimensions with dims"
-    )
+    def _read(self, assumptions: Assumptions) -> Graph:
+        return _read_graph(self.loaded, self.state, self.dims, self.values, assumptions)
 
 
 def _labelled(label: str, message: str) -> str:

@@ -35,23 +35,18 @@ def write_tree_ensemble(emitter: Emitter, node: Node) -> None:
         for tree, root in enumerate(roots)
         for place in _reached(int(root), children, attributes["leaves"])
     ]
-    trees = [tree for tree, _ in numbered]
     places = np.array([place for _, place in numbered], np.int64)
     is_leaf = places >= attributes["leaves"]
-    modes = [attributes["comparison"]] * len(places)
-    has_modes, has_missing = (bool(attributes.get(f"has_{name}")) for name in ("modes", "missing"))
-    if has_modes:
-        modes = [COMPARISONS[number] for number in optional[0][places]]
+    modes, missing = _comparisons(node, optional, places)
     leaves = [entry for entry, leaf in zip(numbered, is_leaf, strict=True) if leaf]
     targets = weights.shape[1]
-    missing = optional[has_modes][places] if has_missing else np.zeros(len(places))
     made = emitter.one(
         "TreeEnsembleRegressor",
         emitter.name_of(x),
         domain="ai.onnx.ml",
         n_targets=targets,
         aggregate_function=_AGGREGATIONS[attributes["aggregation"]],
-        nodes_treeids=trees,
+        nodes_treeids=[tree for tree, _ in numbered],
         nodes_nodeids=places.tolist(),
         nodes_featureids=features[places].tolist(),
         nodes_modes=[
@@ -59,7 +54,7 @@ def write_tree_ensemble(emitter: Emitter, node: Node) -> None:
         ],
         nodes_truenodeids=(children[places, 1] * ~is_leaf).tolist(),
         nodes_falsenodeids=(children[places, 0] * ~is_leaf).tolist(),
-        nodes_missing_value_tracks_true=missing.astype(np.int64).tolist(),
+        nodes_missing_value_tracks_true=missing,
         target_treeids=[tree for tree, _ in leaves for _ in range(targets)],
         target_nodeids=[place for _, place in leaves for _ in range(targets)],
         target_ids=[target for _ in leaves for target in range(targets)],
@@ -69,6 +64,18 @@ def write_tree_ensemble(emitter: Emitter, node: Node) -> None:
     if x.type.dtype.bits != 32:  # ONNX's scores are f32 whatever goes in
         made = emitter.cast(made, x.type.dtype)
     emitter.store(node.output, made)
+
+
+def _comparisons(node: Node, optional: list[Array], places: Array) -> tuple[list[str], list[int]]:
+    """What the nodes at these places ask, and whether a NaN counts as true there."""
+    has_modes, has_missing = (
+        bool(node.attributes.get(f"has_{name}")) for name in ("modes", "missing")
+    )
+    modes = [node.attributes["comparison"]] * len(places)
+    if has_modes:
+        modes = [COMPARISONS[number] for number in optional[0][places]]
+    missing = optional[has_modes][places] if has_missing else np.zeros(len(places))
+    return modes, missing.astype(np.int64).tolist()
 
 
 def _reached(root: int, children: Array, leaves: int) -> Iterator[int]:

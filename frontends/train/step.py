@@ -115,14 +115,7 @@ def training_graph(
         trainable |= own
     rate, step = written.rate, cast(b, written.trace.step or written.loss.value, f64)
     step = binary(b, "add", step, 1.0)
-    slots: dict[str, Value] = {}
-    after: dict[str, Value] = {}
-    for (name, value), gradient in zip(trainable.items(), found, strict=True):
-        own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
-        slots |= {f"{name}.{slot}": given for slot, given in own.items()}
-        with b.source(name):
-            after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
-        after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
+    slots, after = _updated(b, optimizer, trainable, found, rate, step)
     written.end_part("optimizer")
     state = {name: parameter.value for name, parameter in parameters.items()} | slots
     after = written.trace.updates | after
@@ -134,6 +127,27 @@ def training_graph(
         written.end_part("statistics")
     made = _in_place(_finished(written, state, results), tuple(after))
     return replace(made, moved=tuple(trainable), layers=tuple(layers)) if statistics else made
+
+
+def _updated(
+    b: GraphBuilder,
+    optimizer: Optimizer,
+    trainable: Mapping[str, Value],
+    found: Sequence[Value],
+    rate: Value,
+    step: Value,
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The optimizer's slots, which are inputs of the step; and the new parameters and slots, given
+    the gradients `found`."""
+    slots: dict[str, Value] = {}
+    after: dict[str, Value] = {}
+    for (name, value), gradient in zip(trainable.items(), found, strict=True):
+        own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
+        slots |= {f"{name}.{slot}": given for slot, given in own.items()}
+        with b.source(name):
+            after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
+        after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
+    return slots, after
 
 
 def _in_place(made: StepGraph, updated: tuple[str, ...]) -> StepGraph:

@@ -166,14 +166,8 @@ def _statement(state: KernelState, statement: Statement) -> None:
             _for(state, statement)
         case loops.If():
             _if(state, statement)
-        case loops.While(condition, body):
-            while_loop(
-                state,
-                _carried(state, body),
-                written_buffers(body),
-                lambda: _uniform(evaluate(state, condition)),
-                lambda: emit_block(state, body),
-            )
+        case loops.While():
+            _while(state, statement)
         case loops.Define(local, value):
             _set_local(state, local, evaluate(state, value))
         case loops.Assign(local, value):
@@ -196,8 +190,6 @@ def _statement(state: KernelState, statement: Statement) -> None:
         case loops.Barrier(member):
             _barrier(state, member)
         case loops.Fragment() | loops.FragmentFill() | loops.FragmentMac():
-            if state.vectors is not None:
-                raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
             fragments.emit(state, statement)
         case loops.FragmentStore():
             fragments.emit_store(state, statement, emit_store)
@@ -328,6 +320,16 @@ def _uniform(condition: Value) -> Value:
     if condition.lanes > 1:
         raise InternalError("a branch inside a vector loop depends on the lane")
     return condition
+
+
+def _while(state: KernelState, loop: loops.While) -> None:
+    while_loop(
+        state,
+        _carried(state, loop.body),
+        written_buffers(loop.body),
+        lambda: _uniform(evaluate(state, loop.condition)),
+        lambda: emit_block(state, loop.body),
+    )
 
 
 def _if(state: KernelState, statement: loops.If) -> None:

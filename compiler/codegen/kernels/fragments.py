@@ -32,6 +32,7 @@ def emit(
     state: KernelState, statement: loops.Fragment | loops.FragmentFill | loops.FragmentMac
 ) -> None:
     """Declares, fills or multiplies a fragment."""
+    _check_place(state)
     match statement:
         case loops.Fragment(name, rows, columns, dtype):
             _declare(state, name, rows, columns, dtype)
@@ -39,6 +40,11 @@ def emit(
             _fill(state, statement)
         case loops.FragmentMac():
             multiply(state, statement)
+
+
+def _check_place(state: KernelState) -> None:
+    if state.vectors is not None:
+        raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
 
 
 def _can_mask(state: KernelState, shape: FragmentShape) -> bool:
@@ -134,8 +140,7 @@ def _fill_through_memory(
 
 def emit_store(state: KernelState, store: loops.FragmentStore, emit_one: EmitStore) -> None:
     """Runs a fragment's stores, row by row."""
-    if state.vectors is not None:
-        raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
+    _check_place(state)
     shape = state.fragments[store.fragment]
     limit = state.size(store.limit)
     columns = sum(lanes for _, lanes in shape.pieces)

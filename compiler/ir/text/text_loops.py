@@ -166,16 +166,8 @@ class _Printer:
                 return f"{head} = {write(value, value.dtype)}"
             case FragmentMac():
                 return self.mac(statement)
-            case TileSetup(rows):
-                return f"tiles rows [{', '.join(size(row) for row in rows)}]"
-            case TileZero(tile):
-                return f"zero tile {tile}"
-            case TileLoad(tile, buffer, offset, stride):
-                return f"load tile {tile} from {self.tile_rows(buffer, offset, stride)}"
-            case TileStore(tile, buffer, offset, stride):
-                return f"save tile {tile} to {self.tile_rows(buffer, offset, stride)}"
-            case TileMac(total, a, b, left, right):
-                return f"multiply tiles {total} += {a} : {left} * {b} : {right}"
+            case TileSetup() | TileZero() | TileLoad() | TileStore() | TileMac():
+                return self.tile(statement)
             case SetDim(symbol, value):
                 return f"set {Symbol(symbol)} = {write(value, value.dtype)}"
             case Fail(condition, message):
@@ -188,6 +180,20 @@ class _Printer:
                 return f"barrier of {size(member)}"
             case _:
                 raise InternalError(f"no text for {type(statement).__name__}")
+
+    def tile(self, statement: TileSetup | TileZero | TileLoad | TileStore | TileMac) -> str:
+        """A statement on a matrix unit's tiles."""
+        match statement:
+            case TileSetup(rows):
+                return f"tiles rows [{', '.join(self.text.size(row) for row in rows)}]"
+            case TileZero(tile):
+                return f"zero tile {tile}"
+            case TileLoad(tile, buffer, offset, stride):
+                return f"load tile {tile} from {self.tile_rows(buffer, offset, stride)}"
+            case TileStore(tile, buffer, offset, stride):
+                return f"save tile {tile} to {self.tile_rows(buffer, offset, stride)}"
+            case TileMac(total, a, b, left, right):
+                return f"multiply tiles {total} += {a} : {left} * {b} : {right}"
 
     def tile_rows(self, buffer: Buffer, offset: Size, stride: Size) -> str:
         size = self.text.size

@@ -78,16 +78,9 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
         return d.apply("depthwise_gradient", x, dy, kernel=tuple(kernel), **given)
     rank = x.type.rank
     spatial = list(range(1, rank - 1))
-    samples, channels, outputs = x.type.shape[0], x.type.shape[-1], dy.type.shape[-1]
-    parts = _parts(shape, samples) if groups == 1 else 1
-    if groups == 1:
-        image = transpose(d.builder, x, [rank - 1, *spatial, 0])
-    else:
-        # [n, *s, (g, c)] as [c, *s, (g, n)]
-        split = reshape(d.builder, x, (*x.type.shape[:-1], groups, channels // groups))
-        image = transpose(d.builder, split, [rank, *spatial, rank - 1, 0])
-        shape = (channels // groups, *x.type.shape[1:-1], groups * samples)
-        image = reshape(d.builder, image, shape)
+    outputs = dy.type.shape[-1]
+    parts = _parts(shape, x.type.shape[0]) if groups == 1 else 1
+    image = _exchanged(d, x, groups)
     weight = transpose(d.builder, dy, [*spatial, 0, rank - 1])
     if parts > 1:
         weight = _with_parts(d, dy, parts)
@@ -112,6 +105,18 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
         found = d.apply("reduce_sum", found, axes=(rank - 1,))
     assert found.type.shape[-1] == outputs
     return transpose(d.builder, found, [*spatial, 0, rank - 1])
+
+
+def _exchanged(d: Differential, x: Value, groups: int) -> Value:
+    """[n, *s, (g, c)] as [c, *s, (g, n)]: channels as samples, and samples as channels."""
+    rank, samples, channels = x.type.rank, x.type.shape[0], x.type.shape[-1]
+    spatial = range(1, rank - 1)
+    if groups == 1:
+        return transpose(d.builder, x, [rank - 1, *spatial, 0])
+    split = reshape(d.builder, x, (*x.type.shape[:-1], groups, channels // groups))
+    image = transpose(d.builder, split, [rank, *spatial, rank - 1, 0])
+    shape = (channels // groups, *x.type.shape[1:-1], groups * samples)
+    return reshape(d.builder, image, shape)
 
 
 def _parts(shape: Sequence[Size], samples: Size) -> int:

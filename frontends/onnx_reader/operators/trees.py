@@ -236,34 +236,15 @@ def _numbered_forest(
 ) -> _Forest:
     """The older form: nodes are named by (tree, node), and leaves list their weights elsewhere."""
     place = _Places(context)
-    names = context.texts("nodes_modes")
-    unknown = {name for name in names if name != "LEAF" and name not in _MODES}
-    if unknown:
-        context.unsupported(f"nodes_modes = {', '.join(sorted(unknown))}")
-    splits = _floats(context, "nodes_values")
-    by_node = ("treeids", "featureids", "truenodeids", "falsenodeids")
-    lengths = {len(splits), *(len(context.integers(f"nodes_{name}")) for name in by_node)}
-    if lengths != {len(names)}:
-        context.wrong(f"the lists for {len(names)} nodes differ in length")
+    names, splits = context.texts("nodes_modes"), _floats(context, "nodes_values")
+    _check_nodes(context, names, splits)
     own = np.arange(len(names))
     is_leaf = np.array([name == "LEAF" for name in names], bool)
 
     def following(side: str) -> Array:
         return place.found(place.trees, context.integers(f"nodes_{side}nodeids"), own, is_leaf)
 
-    table = np.zeros((len(names), targets), dtype)
-    trees, nodes, ids = (
-        np.array(context.integers(f"{prefix}_{name}"), np.int64)
-        for name in ("treeids", "nodeids", "ids")
-    )
-    weights = _floats(context, f"{prefix}_weights")
-    _check_leaves(context, f"{prefix}_", targets, ids, weights, trees, nodes)
-    places = place.found(trees, nodes)
-    if prefix == "target" and targets == 1:
-        # Exporters repeat the number of a leaf for each class: as in onnxruntime, the first counts.
-        places, first = np.unique(places, return_index=True)
-        ids, weights = ids[first], weights[first]
-    np.add.at(table, (places, ids), weights)
+    table = _leaf_weights(context, prefix, place, np.zeros((len(names), targets), dtype))
     if_true, if_false = following("true"), following("false")
     is_root = np.ones(len(names), bool)
     is_root[if_true[~is_leaf]] = is_root[if_false[~is_leaf]] = False
@@ -278,6 +259,36 @@ def _numbered_forest(
         if_false=if_false,
         weights=table,
     )
+
+
+def _check_nodes(context: NodeContext, names: Sequence[str], splits: Array) -> None:
+    """All modes are known, and all lists of nodes have one entry for each."""
+    unknown = {name for name in names if name != "LEAF" and name not in _MODES}
+    if unknown:
+        context.unsupported(f"nodes_modes = {', '.join(sorted(unknown))}")
+    by_node = ("treeids", "featureids", "truenodeids", "falsenodeids")
+    lengths = {len(splits), *(len(context.integers(f"nodes_{name}")) for name in by_node)}
+    if lengths != {len(names)}:
+        context.wrong(f"the lists for {len(names)} nodes differ in length")
+
+
+def _leaf_weights(context: NodeContext, prefix: str, place: _Places, table: Array) -> Array:
+    """The table [nodes, targets] with the weights of leaves added, which a list of (tree, node,
+    target) names."""
+    targets = table.shape[1]
+    trees, nodes, ids = (
+        np.array(context.integers(f"{prefix}_{name}"), np.int64)
+        for name in ("treeids", "nodeids", "ids")
+    )
+    weights = _floats(context, f"{prefix}_weights")
+    _check_leaves(context, f"{prefix}_", targets, ids, weights, trees, nodes)
+    places = place.found(trees, nodes)
+    if prefix == "target" and targets == 1:
+        # Exporters repeat the number of a leaf for each class: as in onnxruntime, the first counts.
+        places, first = np.unique(places, return_index=True)
+        ids, weights = ids[first], weights[first]
+    np.add.at(table, (places, ids), weights)
+    return table
 
 
 def _check_leaves(
