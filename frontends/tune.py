@@ -10,11 +10,12 @@ In the end the model with all that won is measured against the one without, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import timed_steps
@@ -56,97 +57,97 @@ def tune_model(
     It changes no promise: the same tuning gives the same code, whose results do not depend on the
     number of threads. Raises CompileError for seconds that are none.
     """
-    start = time.monotonic()
-    seconds = given_seconds(seconds)
-    graph = as_graph(model, dims, values)
-    options = replace(options, profile=True)
-
-    def compiled(choices: Mapping[str, Choice]) -> ProfiledModel:
-        tuning = Tuning(choices, explore=True)
-        made = build_model(graph, replace(options, tuning=tuning))
-        return ProfiledModel(made, options.threads)
-
-    known = options.tuning.choices
-    base = compiled(known)
-    bound = base.signature.symbols[: base.signature.input_symbols]
-    sizes = default_sizes(base.inputs, bound)
-    texts = known_texts(graph.strings)
-    inputs = random_arrays(base.inputs, sizes, 0, index_limits(graph), texts)
-    contests: dict[str, Contest] = {}
-    _enter(base, inputs, contests)
-    trials = 0
+    start, seconds = time.monotonic(), given_seconds(seconds)
+    tuner = _Tuner(as_graph(model, dims, values), options)
+    tuner.enter(tuner.base)
     cost = time.monotonic() - start
     # A trial costs a compilation and its runs; the last check costs two of them.
     while time.monotonic() - start + 2 * cost + _CHECK_SECONDS < seconds:
         begin = time.monotonic()
-        entries = offered(contests)
+        entries = offered(tuner.contests)
         if not entries:
             break
-        trial = compiled({**known, **winners(contests), **entries})
-        _judge(base, trial, inputs, contests, entries)
+        tuner.attempt(entries)
+        cost = time.monotonic() - begin
+        report(progress(tuner.trials, tuner.contests))
+    return tuner.result()
+
+
+@dataclass(eq=False)
+class _Tuner:
+    """The model as it was, `base`, and the contests so far, by signature."""
+
+    graph: Graph
+    options: Options
+    contests: dict[str, Contest] = field(default_factory=dict)
+    trials: int = 0
+
+    def __post_init__(self) -> None:
+        self.known = self.options.tuning.choices
+        self.base = self._compiled(self.known)
+        signature = self.base.signature
+        sizes = default_sizes(self.base.inputs, signature.symbols[: signature.input_symbols])
+        texts = known_texts(self.graph.strings)
+        limits = index_limits(self.graph)
+        self.inputs = random_arrays(self.base.inputs, sizes, 0, limits, texts)
+
+    def _compiled(self, choices: Mapping[str, Choice]) -> ProfiledModel:
+        tuning = Tuning(choices, explore=True)
+        made = build_model(self.graph, replace(self.options, tuning=tuning, profile=True))
+        return ProfiledModel(made, self.options.threads)
+
+    def enter(self, model: ProfiledModel) -> None:
+        """Opens a contest for every signature that is new and whose kernels take time."""
+        whole, _, times, _ = _in_turns(model, model, self.inputs, 0.0)
+        for decision in model.compilation.program.decisions:
+            share = times.get(decision.signature, 0.0) / whole if whole else 0.0
+            if decision.signature not in self.contests and share > LEAST_SHARE:
+                self.contests[decision.signature] = Contest(
+                    dict(decision.choice), share, waiting=list(decision.others)
+                )
+
+    def attempt(self, entries: Mapping[str, Choice]) -> None:
+        """Measures other forms of kernels, one of each, together with the winners so far."""
+        contests = self.contests
+        trial = self._compiled({**self.known, **winners(contests), **entries})
+        ratios = _compare(self.base, trial, self.inputs, _TRIAL_SECONDS)[2]
+        for name, choice in entries.items():
+            contests[name].judge(choice, ratios.get(name, 1.0))
         won = [one for name, one in entries.items() if contests[name].best == one]
         if any({"winograd", "tiles"} & one.keys() for one in won):
-            _enter(trial, inputs, contests)  # another method has kernels of its own
-        trials += 1
-        cost = time.monotonic() - begin
-        report(progress(trials, contests))
-    if not winners(contests):
-        whole = _in_turns(base, base, inputs, 0.0)[0]
-        return Tuned(Tuning(known), contests, trials, whole, whole)
-    return _check(base, compiled, known, inputs, contests, trials)
+            self.enter(trial)  # another method has kernels of its own
+        self.trials += 1
 
-
-def _check(
-    base: ProfiledModel,
-    compiled: Callable[[Mapping[str, Choice]], ProfiledModel],
-    known: Mapping[str, Choice],
-    inputs: Mapping[str, Array],
-    contests: dict[str, Contest],
-    trials: int,
-) -> Tuned:
-    """The winners all together against the model as it was: those that do not hold up are dropped,
-    and all of them where the whole is not faster."""
-    final = compiled({**known, **winners(contests)})
-    before, after, ratios = _compare(base, final, inputs, _CHECK_SECONDS / 2)
-    for name, one in contests.items():
-        one.confirm(ratios.get(name, 1.0))
-    kept = winners(contests)
-    if kept:
-        final = compiled({**known, **kept})
-        before, after, ratios = _compare(base, final, inputs, _CHECK_SECONDS)
+    def result(self) -> Tuned:
+        """The winners all together against the model as it was: those that do not hold up are
+        dropped, and all of them where the whole is not faster."""
+        contests = self.contests
+        if not winners(contests):
+            whole = _in_turns(self.base, self.base, self.inputs, 0.0)[0]
+            return Tuned(Tuning(self.known), contests, self.trials, whole, whole)
+        before, after, ratios = self._against_base(winners(contests), _CHECK_SECONDS / 2)
         for name, one in contests.items():
-            one.ratio = ratios.get(name, 1.0) if one.best else 1.0
-    if not kept or not _holds(before, after):
-        return Tuned(Tuning(known), contests, trials, before, before)
-    return Tuned(Tuning({**known, **kept}), contests, trials, before, after)
+            one.confirm(ratios.get(name, 1.0))
+        kept = winners(contests)
+        if kept:
+            before, after, ratios = self._against_base(kept, _CHECK_SECONDS)
+            for name, one in contests.items():
+                one.ratio = ratios.get(name, 1.0) if one.best else 1.0
+        if not kept or not _holds(before, after):
+            return Tuned(Tuning(self.known), contests, self.trials, before, before)
+        return Tuned(Tuning({**self.known, **kept}), contests, self.trials, before, after)
+
+    def _against_base(
+        self, choices: Mapping[str, Choice], seconds: float
+    ) -> tuple[float, float, dict[str, float]]:
+        """As `_compare`: the model without and with these choices."""
+        final = self._compiled({**self.known, **choices})
+        return _compare(self.base, final, self.inputs, seconds)
 
 
 def _holds(before: float, after: float) -> bool:
     """Whether the tuned model is kept, by the seconds of a run without and with the tuning."""
     return after <= before
-
-
-def _enter(model: ProfiledModel, inputs: Mapping[str, Array], contests: dict[str, Contest]) -> None:
-    """Opens a contest for every signature that is new and whose kernels take time."""
-    whole, _, times, _ = _in_turns(model, model, inputs, 0.0)
-    for decision in model.compilation.program.decisions:
-        share = times.get(decision.signature, 0.0) / whole if whole else 0.0
-        if decision.signature not in contests and share > LEAST_SHARE:
-            contests[decision.signature] = Contest(
-                dict(decision.choice), share, waiting=list(decision.others)
-            )
-
-
-def _judge(
-    base: ProfiledModel,
-    trial: ProfiledModel,
-    inputs: Mapping[str, Array],
-    contests: Mapping[str, Contest],
-    entries: Mapping[str, Choice],
-) -> None:
-    ratios = _compare(base, trial, inputs, _TRIAL_SECONDS)[2]
-    for name, choice in entries.items():
-        contests[name].judge(choice, ratios.get(name, 1.0))
 
 
 def _compare(
