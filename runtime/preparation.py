@@ -51,7 +51,14 @@ def strings_of(texts: Sequence[str], shape: Sequence[int]) -> Array:
 
 
 def _each(x: Array, change: Callable[[str], str]) -> Array:
-    return strings_of([change(text) for text in x.reshape(-1).tolist()], x.shape)
+    """Each string changed; all at once where they are ASCII, whose letters change one by one."""
+    texts: list[str] = x.reshape(-1).tolist()
+    joined = "\0".join(texts)
+    if joined.isascii():
+        changed = change(joined).split("\0")
+        if len(changed) == len(texts):
+            return strings_of(changed, x.shape)
+    return strings_of([change(text) for text in texts], x.shape)
 
 
 def _constant(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:

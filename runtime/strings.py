@@ -72,15 +72,23 @@ class Words:
         try:
             found = np.fromiter(map(self._known.__getitem__, texts), np.int32, len(texts))
         except (KeyError, TypeError):  # what the table has not, among it what is not a str
-            found = self._with_others(as_strings(info, array).reshape(-1).tolist())
+            found = self._with_others(info, array)
         return found.reshape(array.shape)
 
-    def _with_others(self, texts: list[str]) -> Array:
+    def _with_others(self, info: ArrayInfo, array: Array) -> Array:
+        """Looks up each string once: those that the table has not are often the same."""
+        texts = array.reshape(-1).tolist()
+        distinct = _distinct(texts)
+        if distinct is None:
+            texts = as_strings(info, array).reshape(-1).tolist()
+            distinct = dict.fromkeys(texts, -1)
         others, first = self._others, len(self._known)
-        places = list(map(self._known.get, texts))
-        for at in [at for at, place in enumerate(places) if place is None]:
-            places[at] = others.setdefault(texts[at], first + len(others))
-        return np.fromiter(places, np.int32, len(places))
+        for text in distinct:
+            place = self._known.get(text)
+            distinct[text] = (
+                others.setdefault(text, first + len(others)) if place is None else place
+            )
+        return np.fromiter(map(distinct.__getitem__, texts), np.int32, len(texts))
 
     def texts(self, places: Array) -> Array:
         """The strings at these places."""
@@ -89,6 +97,15 @@ class Words:
             others = [*self._others]
             texts = np.concatenate([texts, strings_of(others, (len(others),))])
         return texts[places] if places.ndim else texts[places.reshape(1)].reshape(())
+
+
+def _distinct(texts: list[Any]) -> dict[str, int] | None:
+    """Each string once, in the order of the first of each; None where there are others than str."""
+    try:
+        distinct = dict.fromkeys(texts, -1)
+    except TypeError:  # a list, for example
+        return None
+    return distinct if set(map(type, distinct)) <= {str} else None
 
 
 class StringCalls:

@@ -1,8 +1,9 @@
 """TfIdfVectorizer: how often n-grams of a list occur in rows of words, or of numbers.
 
 Words are places in the model's table of strings. Each word is numbered among those of the list,
-then each pair among the pairs that n-grams begin with, and so on: numbers are found by halving
-sorted lists. One is added where each n-gram of a row ends up.
+then each pair among the pairs that n-grams begin with, and so on: numbers are found in tables of
+all pairs or, where those would be large, by halving sorted lists. One is added where each n-gram of
+a row ends up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
+
+_MOST_NUMBERS = 1 << 14
+"""Pairs of numbers up to which there is a table of all, which stays in the second cache."""
 
 
 @rule("TfIdfVectorizer")
@@ -83,9 +87,16 @@ def _numbered(context: NodeContext, rows: Value, vocabulary: Array, is_text: boo
     return context.apply("gather", context.builder.constant(numbers), at, axis=0)
 
 
-def _found(context: NodeContext, x: Value, keys: Array) -> Value:
-    """i64: where in sorted keys each element is; behind their end where it is none of them."""
+def _found(context: NodeContext, x: Value, keys: Array, limit: int | None = None) -> Value:
+    """i64: where in sorted keys each element is; behind their end where it is none of them.
+
+    Elements are from 0 to `limit`, exclusive, if it is given.
+    """
     b, size = context.builder, 1 << len(keys).bit_length()
+    if limit is not None and limit <= _MOST_NUMBERS:
+        numbers = np.full(limit, len(keys), np.int64)
+        numbers[keys] = np.arange(len(keys))
+        return b.apply("gather", b.constant(numbers), x, axis=0)
     padded = np.full(size, np.iinfo(np.int64).max)
     padded[: len(keys)] = keys
     table, place = b.constant(padded), context.like(x, 0)
@@ -129,7 +140,7 @@ def _columns(
         pairs = known * (words + 1) + grams[:, place]
         keys, known = np.unique(pairs, return_inverse=True)
         pair = b.apply("add", binary(b, "mul", state, words + 1), words_there)
-        state, last = _found(context, pair, keys), len(keys)
+        state, last = _found(context, pair, keys, (last + 1) * (words + 1)), len(keys)
     column = np.full(last + 1, len(grams), np.int64)
     column[known] = np.arange(len(grams))
     if len(np.unique(known)) < len(grams):
