@@ -4,11 +4,16 @@
       for every gate, for every block of the depth
         for the groups of the bundle
           sums, rows x columns                        in registers, on from the block before
-      what becomes of the sums, row by row
+      what becomes of the sums, row by row, with instructions of their own for each row of a group
 
 The groups after the first find the block's weights in the first-level cache: otherwise each of
 them would take the whole panel out of the second level again. What rows need at the end is fetched
 meanwhile, piece by piece; so is the next block, if the second level does not hold all weights.
+
+In a loop over rows, an instruction reads addresses a row apart, and the processor fetches those of
+the rows that would come next: where threads share the rows, another core's, which has to take each
+line back before it writes it. That costs 8 % of an LSTM's training step on two threads if the cores
+have no common last cache (Zen 5: 25.0 -> 22.9 ms, otherwise 20.9 -> 20.6).
 """
 
 from __future__ import annotations
@@ -84,15 +89,20 @@ class Blocks:
         for first, count in even_parts(self.builder, self.batch, BUNDLE * self.rows):
             with self.builder.loop(self.gates) as number:
                 self._multiply(memory, number, first, count)
-            with self.builder.loop(count) as row:
-                for gate in range(self.gates):
-                    # Chains of operations as short as this run side by side.
-                    with self._vectors() as j:
-                        value = self.open(first + row, gate, j, memory[row, gate, j])
-                        self.builder.store(memory, (row, gate, j), value)
-                with self.builder.loop(self.width, "vector", lanes=self.lanes) as j:
-                    opened = [memory[row, gate, j] for gate in range(self.gates)]
-                    self.finish(first + row, j, opened)
+            for before, height in even_parts(self.builder, count, self.rows):
+                for row in range(height):
+                    self._end(memory, first, before + row)
+
+    def _end(self, memory: Buffer, first: Size, row: Size) -> None:
+        """What becomes of the sums of one row of a bundle that begins at `first`."""
+        for gate in range(self.gates):
+            # Chains of operations as short as this run side by side.
+            with self._vectors() as j:
+                value = self.open(first + row, gate, j, memory[row, gate, j])
+                self.builder.store(memory, (row, gate, j), value)
+        with self.builder.loop(self.width, "vector", lanes=self.lanes) as j:
+            opened = [memory[row, gate, j] for gate in range(self.gates)]
+            self.finish(first + row, j, opened)
 
     def _room(self) -> Buffer:
         bundles = -(-self.batch // (BUNDLE * self.rows))
