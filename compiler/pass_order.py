@@ -51,6 +51,7 @@ from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
 from bessemer.compiler.passes.sums.split_extrema import split_extrema
 from bessemer.compiler.passes.sums.split_forests import split_forests
 from bessemer.compiler.passes.sums.split_sums import split_sums
+from bessemer.compiler.passes.sums.sum_channels_first import sum_channels_first
 from bessemer.compiler.passes.sums.sum_pixels import sum_pixels
 from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.targets.machine import Target
@@ -93,6 +94,7 @@ _AFTER_ROUNDING: tuple[Pass, ...] = (
     merge_equal,
     quantize_sums,
     total_gate_gradients,
+    sum_channels_first,
     sum_pixels,
     multiply_looked_up,
     split_extrema,
