@@ -46,6 +46,18 @@ def test_arithmetic_is_folded_before_broadcasting(rng: np.random.Generator) -> N
     assert folded.tolist() == [2, 4, 6, 8]
 
 
+def test_sizes_that_are_numbers_are_folded_beside_symbols() -> None:
+    b = GraphBuilder("g")
+    sizes = b.apply("sizes", sizes=(N, 3, 224, 56))
+    last = b.apply("slice", sizes, starts=(3,), shape=(2,), steps=(-1,))
+    symbolic = b.apply("slice", sizes, starts=(0,), shape=(1,), steps=(1,))
+    sixteen = b.constant(np.array(16, np.int64))
+    count = b.apply("trunc_div", last, b.apply("broadcast_to", sixteen, shape=(2,)))
+    graph = remove_dead(fold_constants(b.finish([count, symbolic])))
+    assert [node.operator.name for node in graph.nodes] == ["sizes", "slice"]
+    assert graph.constants[graph.outputs[0]].tolist() == [3, 14]
+
+
 def test_what_would_grow_is_not_folded() -> None:
     b = GraphBuilder("g")
     row = b.constant(np.ones((1, 300), np.float32))

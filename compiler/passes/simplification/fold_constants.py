@@ -2,6 +2,7 @@
 
     %2 = sqrt(const)                                     becomes    const'
     %3 = add(broadcast_to(const), full(1e-5))            becomes    broadcast_to(const')
+    %4 = slice(sizes((batch, 3, 224, 224)), 2, 1)        becomes    const: [224]
 
 Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape is. Constants do not
 grow: a result with over 64 KiB more than its inputs stays a node, and quantized weights stay
@@ -40,6 +41,8 @@ def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     if node.has_symbols:
         return None
+    if operator.name == "slice" and (sizes := rewriter.producer(node.inputs[0], "sizes")):
+        return _fold_sizes(rewriter, node, sizes)
     arrays = [known(rewriter, value) for value in node.inputs]
     found = [array for array in arrays if array is not None]
     if len(found) != len(arrays) or _is_dequantization(node, found):
@@ -52,6 +55,16 @@ def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     results = _compute(node, [_full_shape(a, v) for a, v in zip(found, node.inputs)])
     return None if results is None else [rewriter.constant(array) for array in results]
+
+
+def _fold_sizes(rewriter: GraphRewriter, node: Node, sizes: Node) -> Sequence[Value] | None:
+    """Those of an array's sizes that are numbers, though others are symbols."""
+    (start,), (step,) = node.attributes["starts"], node.attributes["steps"]
+    (count,) = node.output.type.static_shape
+    taken = [sizes.attributes["sizes"][start + step * place] for place in range(count)]
+    if not all(isinstance(size, int) for size in taken):
+        return None
+    return [rewriter.constant(np.array(taken, np.int64))]
 
 
 def _fold_pointwise(
