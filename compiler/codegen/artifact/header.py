@@ -1,7 +1,7 @@
 """The C header of a model: its API, with the model's own inputs, outputs and dims written into it.
 
-Names come from the user's file and may hold anything. In C they appear only as identifiers made by
-`c_identifier`, and in comments and strings with every doubtful character replaced.
+Names come from the user's file and may contain any character. In C they appear only as identifiers
+made by `c_identifier`, and in comments and strings in which unsafe characters are replaced.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def filled_header(
     statuses: Iterable[tuple[IntEnum, str]] = STATUS_TEXTS.items(),
     **more: str,
 ) -> str:
-    """A header's text with what the signature says put in, and `more`."""
+    """A header's text with the contents of the signature, and `macros` and `statuses`, filled
+    in."""
     prefix = signature.prefix
     return Template(text).substitute(
         prefix=prefix,

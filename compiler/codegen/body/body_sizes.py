@@ -1,5 +1,5 @@
-"""Writes the sizes that a run body computes on its way: dimension symbols, sizes derived from them,
-and checks.
+"""Writes the sizes that a run body computes: dimension symbols, sizes derived from them, and
+checks.
 
 Some symbols have values when a run begins; others get them from the data. On every path through the
 body, each symbol is set before a place in the arena is computed from it.

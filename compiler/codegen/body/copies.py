@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 BLOCK = 1 << 16
-"""Bytes of a block: what a thread copies at least. Shares of a copy begin with pages."""
+"""Bytes of a block, the least that a thread copies. Shares of a copy begin at page boundaries."""
 
 
 def copy_name(prefix: str) -> str:

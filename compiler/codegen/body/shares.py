@@ -18,8 +18,9 @@ begins it within a quarter of a microsecond if both cores share a cache; otherwi
 support/trials.py."""
 
 GRAIN = 1 << 22
-"""The least scalar operations of a team's member (see team.py). With fewer, the barriers take as
-long as the team saves (an LSTM of four million took 50 microseconds alone, 48 as a team of two)."""
+"""The fewest scalar operations for each member of a team (see team.py). With fewer, the barriers
+take as long as the team saves (an LSTM of four million took 50 microseconds alone, 48 as a team of
+two)."""
 
 _OTHER_OPERATIONS, _BYTES = 4, 4
 """Work is counted in multiply-adds of vectors, of which a core does some 250 in a nanosecond; it

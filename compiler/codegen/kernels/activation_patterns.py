@@ -33,7 +33,7 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
 }
 _BELL = math.sqrt(2 / math.pi)
 _MOST = 8
-"""Factors of a product that are looked at: powers by squaring have more than there is memory."""
+"""Products of more factors are not searched: repeated squaring makes exponentially many."""
 _SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
 
 

@@ -29,8 +29,9 @@ from bessemer.compiler.ir.types import DType, bf16, f32, i16
 _Maker: TypeAlias = Callable[[int], MathFunction]
 
 AT_ONCE = 4
-"""Registers that a function of one operand takes at once: instruction by instruction in turns, so
-that the processor need not look far ahead for work that can begin."""
+"""The registers of an operand that one call of a function computes together. Their instructions
+alternate, so that independent ones are close to each other (the processor looks ahead a limited
+distance)."""
 
 
 def convert_float(state: KernelState, value: Value, source: DType, target: DType) -> Value:

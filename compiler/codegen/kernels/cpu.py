@@ -52,7 +52,7 @@ CONSTANTS = (
     f"@{ZEROS} = internal unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
     + streaming.METADATA
 )
-"""What a module needs once, however many kernels it has."""
+"""The definitions that a module needs once, however many kernels it has."""
 PASSES = ("always-inline", "globaldce")
 """The LLVM passes that the code needs before code generation."""
 _VECTOR_ALIGNMENT = 64

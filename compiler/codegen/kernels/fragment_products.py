@@ -90,8 +90,8 @@ def multiply(state: KernelState, mac: loops.FragmentMac) -> None:
 
 
 def _end_step_before(state: KernelState, mac: loops.FragmentMac, shape: FragmentShape) -> None:
-    """Writes a barrier that is no instruction, but LLVM's scheduler moves no loads across it. If
-    loads of this step were moved into the one before, there would be too few registers.
+    """Writes a scheduling barrier: no instruction, but LLVM moves no loads across it. Loads of this
+    step that were moved into the one before would take too many registers.
 
     Where each row has a pointer of its own, AVX-512's multiply-adds would move to later steps
     instead, and elements of a be spilled meanwhile: there the barrier reads the sums. (512^3 of

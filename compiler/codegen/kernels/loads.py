@@ -35,7 +35,7 @@ MOST_INTERLEAVED = 4
 MOST_PERMUTED = 16
 """The same if one instruction selects lanes from any places of two vectors."""
 _FAR = 64 << 10
-"""Bytes in front of a buffer beyond which its neighbourhood is left."""
+"""Memory this many bytes before a buffer may not be mapped."""
 
 
 @dataclass(frozen=True)

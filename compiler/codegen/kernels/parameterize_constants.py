@@ -33,7 +33,7 @@ from bessemer.compiler.ir.walk_loops import map_expressions, structure
 from bessemer.compiler.ir.walk_steps import launches, map_launches
 
 _SYMBOL = "bessemer_number"
-"""How the names of the symbols begin that the numbers are given by."""
+"""The prefix of the symbols by which launches give numbers."""
 _Rule = Callable[[float], Expression | None]
 
 

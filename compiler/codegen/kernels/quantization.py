@@ -1,14 +1,14 @@
-"""Quantizes to 8 or 16 bits in few instructions: byte(round(x / scale) + zero), all of it
-constants but x, and the scale may be missing.
+"""Quantizes to 8 or 16 bits in few instructions: byte(round(x / scale) + zero), where scale and
+zero are constants, and the scale may be missing.
 
     x' = min(x, many scales)                           what is larger is 255 all the same
     q = x' * r,   q + (x' - q * scale) * r             the quotient: see quotients.py
     max(int(q) + zero, 0), cut to a byte               the conversion rounds, to even at ties
 
-Every product of a quantized network ends like this, small ones with more of it than of products.
-With the limit no step overflows upwards. What overflows downwards becomes NaN, which is converted
-to the lowest integer and so to 0, as every NaN is. Signed types have a lowest number other than 0,
-whereby NaN needs a step of its own; a zero point is added while they are floats.
+Every product of a quantized network ends like this, and for small products this takes most of the
+time. Because of the limit no step overflows upwards. An overflow downwards gives NaN, which is
+converted to the lowest integer and so to 0, as every NaN is. The lowest number of a signed type is
+not 0, so there NaN takes a step of its own, and the zero point is added while numbers are floats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bessemer.compiler.ir.types import DType, f32, i8, i16, i32, u8, u16
 _LANES = 16
 _CONVERT = "llvm.x86.avx512.mask.cvtps2dq.512"
 _MANY = 2.0**20
-"""More steps of a scale than any of these integers and zero points are."""
+"""Larger than any of these integers and zero points."""
 _ONE, _NOTHING = Constant(f32, 1.0), Constant(f32, 0.0)
 _UNSIGNED, _SIGNED = (u8, u16), (i8, i16)
 
@@ -73,7 +73,8 @@ def quantized(
 
 
 def _limited(state: KernelState, x: Value, divisor: Number, both: bool) -> Value:
-    """x limited to so many scales that every byte is smaller. NaN stays NaN."""
+    """x, at most _MANY times the scale, beyond which all results are the largest integer. NaN stays
+    NaN."""
     w = state.writer
 
     def steps(many: float) -> Value:

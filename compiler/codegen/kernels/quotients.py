@@ -1,14 +1,15 @@
-"""Divisions by a constant in multiplications, with the bits of a division.
+"""Replaces divisions by a constant with multiplications that give the same bits.
 
-A vector of divisions takes the processor ten cycles, and quantized networks end every product with
-one. With r the float32 nearest to 1 / s, q = x * r is at most one step off x / s, what is left of
-x is known exactly, and (Markstein, "Computation of elementary functions on the IBM RISC System/6000
-processor", 1990)
+Dividing a vector takes the processor ten cycles, and quantized networks end every product with a
+division. With r the float32 nearest to 1 / s, q = x * r is at most one unit in the last place from
+x / s, the remainder x - q * s is exact in a fused multiply-add, and (Markstein, "Computation of
+elementary functions on the IBM RISC System/6000 processor", 1990)
 
     q + (x - q * s) * r    is    x / s    rounded once
 
-unless all bits of s are ones, or something is too large or too small. Only for quotients that are
-rounded to whole numbers next: it is there that x may be small, where it is below 1/2 either way.
+unless all bits of s are ones, or something is too large or too small. This is done only for
+quotients that are rounded to whole numbers next: a quotient of a too small x is then below 1/2
+either way.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.types import f32
 
 _LEAST, _MOST = 2.0**-60, 2.0**60
-"""Divisors between these, and their reciprocals, leave room for what is left of x."""
+"""With divisors between these, neither the reciprocal nor the remainder overflows or underflows."""
 
 
 Number: TypeAlias = expr.Constant | expr.Given
@@ -61,7 +62,7 @@ def quotient(state: KernelState, x: Value, divisor: Number) -> Value:
 
 
 def two_quotients(state: KernelState, x: Value, divisor: Number) -> tuple[Value, Value]:
-    """About x / divisor, and better, unless the first is infinite."""
+    """Two approximations of x / divisor, the second one corrected unless the first is infinite."""
     w = state.writer
     inverse = splat(w, _reciprocal(state, divisor), x.lanes)
     first = binary(w, "mul", x, inverse)

@@ -1,4 +1,5 @@
-"""What is known while a kernel is being written: where its parameters, indices and locals are."""
+"""The state of a kernel that is being written: the registers of its parameters, indices and
+locals."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.targets.machine import CACHE_LINE
 
 METADATA = "!0 = !{i32 1}\n"
-"""What a module with streaming stores must hold."""
+"""The metadata that a module with streaming stores needs."""
 _FENCE = "llvm.x86.sse.sfence"
 _STREAMING, _USUAL, _HALVES = "streaming", "usual", "halves"
 """How a thread stores its share of the iterations."""

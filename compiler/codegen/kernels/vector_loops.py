@@ -1,4 +1,4 @@
-"""Writes vector loops: whole vectors first, then what is left.
+"""Writes vector loops: whole vectors first, then the remainder.
 
     for i = 0, W, 2W, ...     W = lanes x interleave values at once, while as many are left
     for i = ...               lanes values at once (only if interleave > 1)
@@ -52,7 +52,7 @@ class _Loop:
         counted_loop(self.state, over, self.reductions, writes, lambda i: self._body(width, i))
 
     def run_rest(self, width: int, begin: Value) -> None:
-        """Iterations begin .. extent-1, fewer than `width`, under a mask."""
+        """The remainder under a mask: iterations begin .. extent-1, fewer than `width`."""
         state = self.state
         if isinstance(self.extent.number, int) and isinstance(begin.number, int):
             self._body(width, begin, number(self.extent.number - begin.number))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.math.math_instructions import limited, looked_up, scaled
+from bessemer.compiler.codegen.math.math_instructions import limited, scaled, table_lookup
 from bessemer.compiler.codegen.math.math_tables import tanh_by_table
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
@@ -161,8 +161,8 @@ def _exp_by_sixteenths(x: Term) -> Term:
     # For the largest x this is anything, or NaN; n, which tells those and NaN, makes them 0, inf
     # and NaN as long as r is a number.
     r = limited(fma(n, -form.ln2_low, fma(n, -form.ln2_high, x)), 1.0 / 16, keeps_sign=True)
-    power = looked_up(_SIXTEENTHS, shifted.bits())
-    first = r + looked_up(_LOST, shifted.bits())
+    power = table_lookup(_SIXTEENTHS, shifted.bits())
+    first = r + table_lookup(_LOST, shifted.bits())
     rest = fma(r * r, polynomial(r, _EXP_OF_SIXTEENTH), first)
     return scaled(fma(power, rest, power), n)
 
@@ -173,8 +173,8 @@ def power_by_sixteenths(x: Term) -> Term:
     shifted = near + FORMATS["f32"].magic / len(_SIXTEENTHS)
     n = shifted - FORMATS["f32"].magic / len(_SIXTEENTHS)
     r = limited((x - n.widened("f64")).narrowed("f32"), 1.0 / 16, keeps_sign=True)
-    power = looked_up(_SIXTEENTHS, shifted.bits())
-    first = fma(r, math.log(2.0), looked_up(_LOST, shifted.bits()))
+    power = table_lookup(_SIXTEENTHS, shifted.bits())
+    first = fma(r, math.log(2.0), table_lookup(_LOST, shifted.bits()))
     rest = fma(r * r, polynomial(r, _EXP2_OF_SIXTEENTH), first)
     return scaled(fma(power, rest, power), n)
 
@@ -195,7 +195,7 @@ def exp_nonpositive(x: Term) -> Term:
     bits = shifted.bits()
     # k goes into the exponent field with n; what that adds to the significand is taken off before.
     powers = [bits_of(2.0 ** (k / _PIECES)) - (k << shift) for k in range(_PIECES)]
-    power = looked_up([float_of(word) for word in powers], bits).bits() + (bits << shift)
+    power = table_lookup([float_of(word) for word in powers], bits).bits() + (bits << shift)
     scale = power.as_float()
     return fma(scale, r * polynomial(r, _SHORT_EXP), scale)
 

@@ -12,9 +12,9 @@ from bessemer.compiler.codegen.math.math_terms import Term, Writer, constant_tex
 _VECTOR = "<16 x float>"
 
 
-def looked_up(table: Sequence[float], index: Term) -> Term:
-    """For every lane one number of a table of 32, selected by the low five bits of an i32; or one
-    of 16, by the low four bits."""
+def table_lookup(table: Sequence[float], index: Term) -> Term:
+    """For every lane an entry of a table of 32 numbers, selected by the low five bits of an i32; or
+    of a table of 16, by the low four bits."""
     halves = [
         ", ".join(f"float {constant_text('f32', value)}" for value in table[start : start + 16])
         for start in range(0, len(table), 16)

@@ -17,9 +17,9 @@ import math
 
 from bessemer.compiler.codegen.math.math_instructions import (
     exponent_of,
-    looked_up,
     scaled,
     significand_of,
+    table_lookup,
 )
 from bessemer.compiler.codegen.math.math_terms import Term, fma, polynomial, select, with_sign_of
 
@@ -67,8 +67,8 @@ def _reduced(x: Term) -> tuple[Term, Term, Term]:
     """The reduction of x: (k ln 2 + t, r, f)."""
     significand = significand_of(x)
     piece = significand.bits() >> _FIRST_BITS
-    inverse = looked_up(_INVERSES, piece)
-    constant = fma(exponent_of(x), math.log(2.0), looked_up(_LOGARITHMS, piece))
+    inverse = table_lookup(_INVERSES, piece)
+    constant = fma(exponent_of(x), math.log(2.0), table_lookup(_LOGARITHMS, piece))
     return constant, inverse, fma(significand, inverse, -1.0)
 
 

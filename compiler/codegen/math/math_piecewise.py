@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.math.math_instructions import looked_up
+from bessemer.compiler.codegen.math.math_instructions import table_lookup
 from bessemer.compiler.codegen.math.math_terms import Term, at_most, bits_of, fma
 
 COUNT = 32
@@ -53,7 +53,7 @@ class Intervals:
         """For each lane the table's number for its interval."""
         # Lookups read the low bits, of which the first interval has some.
         first = bits_of(self._magic) % COUNT
-        return looked_up([*table[COUNT - first :], *table[: COUNT - first]], interval)
+        return table_lookup([*table[COUNT - first :], *table[: COUNT - first]], interval)
 
     def polynomial(self, tables: Sequence[Sequence[float]], rest: Term, interval: Term) -> Term:
         """c0 + c1 rest + ..., with a table for every power."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bessemer.compiler.codegen.math.math_exponential import power_by_sixteenths
 from bessemer.compiler.codegen.math.math_instructions import (
     exponent_of,
-    looked_up,
     significand_of,
+    table_lookup,
 )
 from bessemer.compiler.codegen.math.math_terms import Term, fma, polynomial, select
 
@@ -38,7 +38,7 @@ def power_of_size(size: Term, y: Term) -> Term:
     0."""
     significand = significand_of(size)
     piece = significand.bits() >> _FIRST_BITS
-    inverse, logarithm = looked_up(_INVERSES, piece), looked_up(_LOGARITHMS, piece)
+    inverse, logarithm = table_lookup(_INVERSES, piece), table_lookup(_LOGARITHMS, piece)
     f = fma(significand.widened("f64"), inverse.widened("f64"), -1.0)
     whole = exponent_of(size).widened("f64") + logarithm.widened("f64")
     product = y.widened("f64") * fma(f, polynomial(f, _LOG2), whole)
