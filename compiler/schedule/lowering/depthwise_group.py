@@ -5,7 +5,6 @@ This file finds out what the kernel reads and stores; ../convolution/depthwise.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from bessemer.compiler.ir import dims
@@ -36,39 +35,11 @@ def lower_depthwise_group(
     if the depthwise kernel cannot compute it."""
     anchor = group.anchor
     assert anchor is not None
-    width = anchor.inputs[1].type.shape[-2]
     if not (is_by_channels(anchor) or has_narrow_groups(anchor)):
         return None
-    kernel = anchor.inputs[1].type.shape
-    channels = kernel[-1]
-    assert isinstance(width, int) and isinstance(channels, int)
     image = ImageGroup(group, grouping, lowering)
-    filters = channels // anchor.attributes["groups"] if width == 1 else 1
-    weights = image.fusion.buffer(image.right)
-    taps = (1, kernel[0]) if image.is_line else kernel[:-2]
-
-    def depthwise(image: ImageGroup) -> Depthwise:
-        whole = image.pixel()
-
-        def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
-            return whole(n, row, column, dims.floordiv(channel, filters))
-
-        return Depthwise(
-            pixel,
-            Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
-            image.padded("strides", 1),
-            image.padded("dilations", 1),
-            image.sizes,
-            channels,
-            image.epilogue,
-            low=image.padded("low", 0),
-            inputs=image.padded_inputs,
-            planes=planes_of(anchor) if image.is_volume else None,
-            group=width,
-        )
-
-    body = _depthwise_body(image, depthwise)
-    operations = 2 * product(taps) * width * image.sizes[2] * channels
+    body = _depthwise_body(image, image.fusion.buffer(image.right))
+    operations = 2 * product(anchor.inputs[1].type.shape) * image.sizes[2]
     return [
         lowering.launch(
             image.nodes,
@@ -79,13 +50,39 @@ def lower_depthwise_group(
     ]
 
 
-def _depthwise_body(image: ImageGroup, depthwise: Callable[[ImageGroup], Depthwise]) -> Block:
+def _depthwise(image: ImageGroup, weights: Buffer) -> Depthwise:
+    """What the kernel computes; it reads through the buffers of `image`."""
+    *kernel, width, channels = image.right.type.shape
+    assert isinstance(width, int) and isinstance(channels, int)
+    taps = (1, kernel[0]) if image.is_line else tuple(kernel)
+    filters = channels // image.anchor.attributes["groups"] if width == 1 else 1
+    whole = image.pixel()
+
+    def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+        return whole(n, row, column, dims.floordiv(channel, filters))
+
+    return Depthwise(
+        pixel,
+        Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
+        image.padded("strides", 1),
+        image.padded("dilations", 1),
+        image.sizes,
+        channels,
+        image.epilogue,
+        low=image.padded("low", 0),
+        inputs=image.padded_inputs,
+        planes=planes_of(image.anchor) if image.is_volume else None,
+        group=width,
+    )
+
+
+def _depthwise_body(image: ImageGroup, weights: Buffer) -> Block:
     """The body of the kernel. Convolutions whose elements of input and output are the same
     expressions have one body. The image's fusion gets the buffers that it reads."""
-    lowering, work = image.lowering, depthwise(image)
+    lowering, work = image.lowering, _depthwise(image, weights)
     tile = lowering.choices.depthwise(image.anchor, work, lowering.target)
     others = image.copy()
-    probe = depthwise(others)
+    probe = _depthwise(others, weights)
     n, row, column, channel = (symbol(name) - _FAR for name in _PROBE)
     element = probe.x(n, row, column, channel)
     total = fragment_element("sum", 0, image.anchor.output.type.dtype)

@@ -191,13 +191,7 @@ def lower_winograd_group(
         return None
     is_constant = w in lowering.constants
     possible = _can_transform(image, taps, is_constant, target)
-    sizes = image.sizes, kernel[-2], kernel[-1]
-    if _are_threes(taps):
-        planes = dims.number(kernel[0]) if image.is_volume else 1
-        wanted = is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
-    else:
-        is_across = not has_neighbours_last(x, grouping.producers)
-        wanted = segments_are_profitable(*sizes, taps, is_across, left)
+    wanted = _is_faster(image, kernel, taps, grouping, left)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
@@ -236,6 +230,24 @@ def _taps(image: ImageGroup, kernel: tuple[Size, ...]) -> tuple[Taps, Taps] | No
 
 def _are_threes(taps: tuple[Taps, Taps]) -> bool:
     return {taps[0].count, taps[1].count} <= {1, 3}
+
+
+def _is_faster(
+    image: ImageGroup,
+    kernel: tuple[Size, ...],
+    taps: tuple[Taps, Taps],
+    grouping: Grouping,
+    left: float,
+) -> bool:
+    """Whether the cost model expects Winograd's method to be faster than direct sums, which compute
+    only the fraction `left` of the products."""
+    sizes, x = (image.sizes, kernel[-2], kernel[-1]), image.anchor.inputs[0]
+    if not _are_threes(taps):
+        is_across = not has_neighbours_last(x, grouping.producers)
+        return segments_are_profitable(*sizes, taps, is_across, left)
+    planes = dims.number(kernel[0]) if image.is_volume else 1
+    is_constant = image.right in image.lowering.constants
+    return is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
 
 
 def _can_transform(
