@@ -17,11 +17,13 @@ from bessemer.compiler.ir.types import i64
 
 @dataclass(frozen=True)
 class Range:
-    """begin, begin + step, ... below `end`; the distance is a multiple of the step."""
+    """begin, begin + step, ... below `end`; the distance is a multiple of the step. If it is
+    `opaque`, LLVM does not see how the index grows (see `KernelState.hidden`)."""
 
     begin: Value
     end: Value
     step: int = 1
+    opaque: bool = True
 
     @property
     def trips(self) -> int | None:
@@ -37,10 +39,8 @@ def counted_loop(
     carried: Iterable[str],
     writes: frozenset[str],
     body: Callable[[Value], None],
-    hides: bool = True,
 ) -> None:
-    """Runs `body(index)` for the range. `carried` names the locals that the body changes. `hides`
-    hides from LLVM how the index grows (see `KernelState.hidden`)."""
+    """Runs `body(index)` for the range. `carried` names the locals that the body changes."""
     if over.trips == 0:
         return
     if over.trips == 1:
@@ -52,7 +52,6 @@ def counted_loop(
     names = list(carried)
     initial = {name: state.locals[name] for name in names}
     enter, again, leave = w.label("enter"), w.label("loop"), w.label("done")
-
     # A range that may be empty is skipped by a branch around the whole loop.
     if over.trips is None:
         w.branch(compare(w, "slt", over.begin, over.end), enter, leave)
@@ -62,7 +61,28 @@ def counted_loop(
     w.begin(enter)
     w.place().append(scope.before)
     w.jump(again)
+    latch = _iterate(state, over, initial, scope, body, (enter, again, leave))
+    w.begin(leave)
+    if over.trips is None:
+        merge(state, names, [(initial, skipped), (dict(state.locals), latch)])
+    else:
+        lower_levels(state, names)
 
+
+def _iterate(
+    state: KernelState,
+    over: Range,
+    initial: Mapping[str, Value],
+    scope: Scope,
+    body: Callable[[Value], None],
+    labels: tuple[str, str, str],
+) -> str:
+    """Writes the iterations of a range that is not empty; returns the block in which they end.
+
+    `initial` are the carried locals before the loop; `labels` are the blocks before it, at its head
+    and after it.
+    """
+    w, (enter, again, leave) = state.writer, labels
     # The phis are at the head of the loop, but the values from the body are known only after it.
     w.begin(again)
     phis = w.place()
@@ -72,7 +92,8 @@ def counted_loop(
         state.locals.update(entered)
         with local_names(state):
             body(index)
-        following = _next_index(state, index, over, hides)
+        following = w.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
+        following = state.hidden(following) if over.opaque else following
         more = w.here(f"icmp slt i64 {following.text}, {over.end.text}", i64)
         w.line(f"br i1 {more.text}, label %{again}, label %{leave}")
     phis.append(
@@ -80,17 +101,7 @@ def counted_loop(
         f"[ {following.text}, %{w.block} ]"
     )
     _fill(phis, entered, [(initial, enter), (state.locals, w.block)])
-    latch = w.block
-    w.begin(leave)
-    if over.trips is None:
-        merge(state, names, [(initial, skipped), (dict(state.locals), latch)])
-    else:
-        lower_levels(state, names)
-
-
-def _next_index(state: KernelState, index: Value, over: Range, hides: bool) -> Value:
-    following = state.writer.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
-    return state.hidden(following) if hides else following
+    return w.block
 
 
 def while_loop(

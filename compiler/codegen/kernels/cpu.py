@@ -115,8 +115,7 @@ def _written(state: KernelState) -> KernelState:
     has_tiles = matrix_tiles.begin(state, body)
     match body:
         case (For(kind="parallel" | "team") as loop,):
-            over = Range(Value("%begin", i64), Value("%end", i64))
-            _loop(state, loop, over)
+            _loop(state, loop, Value("%begin", i64), Value("%end", i64))
         case _:
             emit_block(state, body)
     if has_tiles:
@@ -358,17 +357,18 @@ def _for(state: KernelState, loop: For) -> None:
         names = _carried(state, loop.body)
         vector_loops.emit(state, loop, extent, end, names, emit_block)
     else:
-        _loop(state, loop, Range(number(0), end))
+        _loop(state, loop, number(0), end)
 
 
-def _loop(state: KernelState, loop: For, over: Range) -> None:
+def _loop(state: KernelState, loop: For, begin: Value, end: Value) -> None:
     def body(index: Value) -> None:
         state.indices[loop.index] = index.number if isinstance(index.number, int) else index
         emit_block(state, loop.body)
         del state.indices[loop.index]
 
     carried, writes = _carried(state, loop.body), written_buffers(loop.body)
-    counted_loop(state, over, carried, writes, body, hides=not _is_of_tiles(loop.body))
+    over = Range(begin, end, opaque=not _is_of_tiles(loop.body))
+    counted_loop(state, over, carried, writes, body)
 
 
 def _is_of_tiles(body: Block) -> bool:
