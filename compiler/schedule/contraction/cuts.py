@@ -14,8 +14,8 @@ class Cut:
     """How one axis is cut into `count` tiles, whose heights are in steps of the axis.
 
     If the extent is known, the tiles are about equally high: `tall` tiles have `height` steps, the
-    others one step less, and `rest` is 0. If only the run knows the extent, `tall` tiles have
-    `height` steps, and one more tile takes the `rest`, if there is one.
+    others one step less, and `rest` is 0. If the extent is symbolic, `tall` tiles have `height`
+    steps, and one more tile takes the remainder, `rest`, if there is one.
     """
 
     count: Size

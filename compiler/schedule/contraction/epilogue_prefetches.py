@@ -1,7 +1,7 @@
 """Prefetches, while a tile's sums are added up, the cache lines that its epilogue will touch.
 
 A store to a line that is in no cache of the core has to wait for it, and so do the stores after it.
-The processor does not fetch these lines ahead by itself, because rows are often a multiple of 4 KiB
+The hardware prefetcher does not fetch these lines, because rows are often a multiple of 4 KiB
 apart. Measured without and with prefetches, in ms, products of rows x depth x columns on Zen 4:
 
     1600 x 256 x 1024, two cores                               4.79 -> 4.32

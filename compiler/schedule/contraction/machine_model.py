@@ -1,5 +1,5 @@
-"""Estimates what the register tiles of a contraction cost, to choose the shapes that `bessemer
-tune` measures.
+"""A cost model of a contraction's register tiles, to choose the shapes that `bessemer tune`
+measures.
 
 A step of the depth multiplies a column of `height` numbers by a row of `vectors` vectors. The
 model: a processor starts two fused multiply-adds per cycle, which take four cycles each, and two

@@ -94,7 +94,7 @@ Work: TypeAlias = Callable[[Place, Tile], None]
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """A tile on its way to the code that is written for it, whatever its height turns out to be.
+    """A tile whose height is still to be chosen, with what its code needs to know.
 
     `outer` are its indices along the walk's outer axes, `row` is its first row in the block's
     partial sums, `next_base` the place in `a` of the tile after it, and `work` writes its code.
@@ -255,7 +255,7 @@ class _Writer:
             self._each(place, first, count, partial(sums.write_end, sums=memory))
 
     def _if_many_depth_blocks(self) -> AbstractContextManager[object]:
-        """What follows is needed unless the run finds that the depth is one depth block."""
+        """A branch that is taken unless the run finds that the depth is a single depth block."""
         count = self._free_depth_blocks
         if count is None:
             return nullcontext()
@@ -263,7 +263,7 @@ class _Writer:
 
     @property
     def _free_depth_blocks(self) -> Size | None:
-        """The number of depth blocks, if only the run knows it."""
+        """The number of depth blocks of a symbolic depth."""
         run, *others = self.walk.depth
         if others or isinstance(run.extent, int) or self.tiling.depth_block is None:
             return None
@@ -356,8 +356,8 @@ class _Writer:
         return along * self.cut.height
 
     def _last_tiles(self, slot: _Slot) -> None:
-        """Writes the tiles for the rest of an axis of unknown extent: one for each power of two
-        that the rest consists of, so that no height has to be known."""
+        """Writes the remainder tiles of an axis of symbolic extent: one for each power of two that
+        the remainder consists of, so that every height is a constant."""
         cut = self.cut
         height = 1 << (cut.height - 1).bit_length() >> 1
         while height:

@@ -49,7 +49,7 @@ of fewer steps than this have them (all sizes free, 1024x3x1024: 320 us with lar
 one tile; 512x8x512: 34 us with two tiles, 23 with large blocks)."""
 
 _TYPICAL = 512
-"""Assumed for sizes that only the run knows."""
+"""Assumed for symbolic sizes."""
 LARGE = 4
 """A value larger than the last-level cache divided by this is not found there when it is read."""
 

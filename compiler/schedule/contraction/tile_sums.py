@@ -86,7 +86,8 @@ class TileWriter:
         complete()
 
     def _epilogue(self, place: Place, tile: Tile, fragments: Sequence[str]) -> Callable[[], None]:
-        """What writes the epilogue of a tile, to be called where its fragments are complete."""
+        """A function that writes the epilogue of a tile, to be called where its fragments are
+        complete."""
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
         column = self.builder.index(place.width)
         rows = looped_rows(self.contraction, self.tiling.panel, tile.indices)
@@ -185,7 +186,7 @@ class TileWriter:
             self._depth(work, others, a_offset + at * first.a_stride, k + at * steps)
 
     def _run(self, work: _Work, a_offset: Size, k: Size) -> None:
-        """Writes the innermost loop: whole groups of products first, then what is left of a
+        """Writes the innermost loop: whole groups of products first, then the remainder of a
         group."""
         axis, group = work.depth.axes[-1], self.contraction.group
         extent = dims.floordiv(axis.extent, group)

@@ -46,10 +46,11 @@ DEPTH_BLOCK = 1024
 SCATTERED_DEPTH_BLOCK = 256
 LONGEST_SCATTERED = 1024
 _SCATTERED = 128
-# A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
+# A fused multiply-add has a latency of about four cycles and two start in each: eight independent
+# accumulators are needed.
 SUMS_UNDER_WAY = 8
-# Rows whose distance only the run knows take a pointer each. With more pointers than registers LLVM
-# spills sums, too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
+# Rows at a symbolic distance take a pointer each. With more pointers than registers LLVM spills
+# sums, too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
 # The rows of `a` are prefetched if there are at most this many panels, each of which reads them
 # (4096 x 256 by 128 columns, 4 panels: 2.41 ms, without prefetches 2.64; 8 panels: 4.82 and 5.13;

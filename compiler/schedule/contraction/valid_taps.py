@@ -28,8 +28,8 @@ class Image:
 def valid_taps(
     image: Image | None, taps: Size, rows: Sequence[tuple[Size, ...]]
 ) -> tuple[Size, Size]:
-    """The first of so many taps that is multiplied, and how many are, for a tile of rows with these
-    indices; all where there is no image."""
+    """The taps that are multiplied for a tile of rows with these indices, as (first, count): all
+    `taps` if there is no image."""
     if image is None:
         return 0, taps
     start = rows[0][image.row]

@@ -1,1 +1,1 @@
-"""Convolutions that go ways of their own: depthwise, and Winograd's."""
+"""Convolutions with algorithms of their own: depthwise convolutions, and Winograd's method."""

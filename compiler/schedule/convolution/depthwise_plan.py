@@ -22,23 +22,24 @@ from bessemer.compiler.targets.machine import Target
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
 
 MOST_PRODUCTS = 256
-"""Products in the code of one tile; more only make it longer."""
+"""The most products in the code of one tile; more only make the code longer."""
 MOST_COLUMNS = 16
 HELD = 9
-"""Weights that stay in registers."""
+"""The most weights that stay in registers."""
 NARROW = (2, 4, 8)
-"""Channels of a group that are taken one by one: with 16 a product of matrices is as fast."""
+"""The numbers of channels in a group for which groups are computed in vectors of channels: with 16
+a matrix product is as fast."""
 FULL = 16
-"""Channels that are whole vectors, and whole groups, on every machine."""
+"""A multiple of this many channels fills whole vectors, with whole groups, on every machine."""
 MOST_IN_A_ROW = 24
-"""Taps that are all in a row in the code of a tile."""
+"""The most taps whose code is fully unrolled in a tile."""
 MOST_SEGMENTS = 4
-"""Segments of a row of taps that each have code of their own: as many as a window of 31 has."""
+"""The most segments of a row of taps that are unrolled: as many as a window of 31 has."""
 MANY_IN_A_ROW = 192
 """Taps in a row whose weights for all channels are far from a tile (128 channels on Zen 5: 256 taps
 take 132 us if the tiles share the weights of a channel, else 158; 128 taps 82 and 83)."""
 _LATENCY = 4
-"""Cycles from a product to the next of the same sum."""
+"""The latency of a multiply-add in cycles."""
 _FAR = 3
 """Cycles of a load from the second-level cache (14x14x576 on Zen 5, which no tile's inputs of all
 channels leave room for: 9.5 cycles for an output of 2x7, 12.6 of 4x2)."""

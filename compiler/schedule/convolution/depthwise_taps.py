@@ -201,7 +201,7 @@ def _extent(work: Depthwise, is_checked: bool) -> Size | None:
 
 
 def is_false(condition: Expression) -> bool:
-    """Whether it is known that a condition does not hold."""
+    """Whether a condition is known to be false."""
     return isinstance(condition, Constant) and not condition.value
 
 

@@ -14,9 +14,9 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.contraction.valid_taps import Image
 
 _WORTH = 0.95
-"""The share of an axis' taps that may be inside at most."""
+"""An axis is listed if at most this share of its taps is inside."""
 _UNKNOWN, _UNKNOWN_OF_VOLUMES = 32, 12
-"""Stand for unknown sizes of images and of volumes."""
+"""Assumed for symbolic sizes of images and of volumes."""
 
 
 def padded_axes(

@@ -12,15 +12,16 @@ from bessemer.compiler.ir.types import DType, bf16, f32
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps, parts_of
 
 FEWEST_PIXELS = 256
-"""For so many, transforming the weights takes half of the time that it saves."""
+"""For this many pixels, transforming the weights takes half of the time that the method saves."""
 _FEWEST_CHANNELS, _FEWEST_ALONG_ONE = 16, 24
-"""Of three taps along both axes, and along one, which save fewer products (lines of 24 to 56
-channels on Zen 5: 0.76 to 0.87 of the direct sum; of 16: 1.0)."""
+"""The fewest channels for three taps along both axes, and along one, which save fewer products
+(lines of 24 to 56 channels on Zen 5: 0.76 to 0.87 of the direct sum; of 16: 1.0)."""
 _FEWEST_CHANNELS_BF16, _FEWEST_ALONG_ONE_BF16 = 32, 64
-"""Of twice as fast products the transforms, which stay f32, are a larger part."""
+"""The same in bfloat16: products are twice as fast, so the transforms, which stay f32, are a larger
+part."""
 _PER_NUMBER, _PER_NUMBER_ACROSS = 6, 30
-"""Multiply-adds in the time in which a number is transformed, and an input of which neighbouring
-channels are no neighbours in memory."""
+"""Transforming a number takes as long as this many multiply-adds; the second is for inputs whose
+neighbouring channels are not neighbours in memory."""
 _WORTH = 0.95
 """The method is used if it takes at most this fraction of the direct sum's time (predicted and
 measured on Zen 5: 9x1 0.92 and 0.93; 3x3 with dilation 4 of 18x18 0.92 and 0.96, with dilation 6 of

@@ -19,10 +19,11 @@ POINTS = 16
 CHANNELS, COLUMNS = 64, 64
 """The size of an item: its 16 matrices of sums take a quarter of a second-level cache."""
 BLOCK = 50
-"""Tiles that are transformed at once. The two transforms take as much memory again, each."""
+"""Tiles that are transformed at once. Each of the two transforms takes as much memory as the
+sums."""
 SHARES, FEWEST_ITEMS = 16, 8
-"""The most shares that threads divide among them, each with memory of its own; and the number of
-items that there should be at least."""
+"""The most shares that threads divide among them, each with memory of its own; and the fewest
+items."""
 _FEWEST = 32
 """The transforms pay from this many channels, columns and tiles on."""
 

@@ -1,1 +1,1 @@
-"""The same on a matrix unit (AMX)."""
+"""Matrix products and convolutions on a matrix unit (AMX)."""

@@ -1,8 +1,8 @@
 """Decides which contractions go to a matrix unit, and in what blocks, by a model of the machine.
 
-The figures (cycles of one core) were measured on Intel's first processors with AMX. For another
-matrix unit, all of them are below to be changed; `python -m benchmarks matrix_unit` measures what
-they stand for, with our kernels beside the model's prediction.
+The constants below (cycles of one core) were measured on Intel's first processors with AMX and have
+to be adjusted for another matrix unit: `python -m benchmarks matrix_unit` measures them, and
+compares our kernels with the model's predictions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ BLOCK = 225
 SPLIT_NUMBER, STORE_PARTS = 1.0, 0.4
 """Cycles of splitting a float32 number: by a pass of its own, by the kernel that computes it."""
 PACK_NUMBER = 0.7
-"""Cycles of packing a float32 number of b when the model runs, more than for the vector unit."""
+"""Additional cycles, compared with the vector unit, of packing a float32 number of b when the model
+runs."""
 WEIGHT_BYTES = 10
 """Bytes of `b` that are read per cycle."""
 FUSED = 29.4
