@@ -144,8 +144,8 @@ class _Writer:
 
     @property
     def _tiles_in_block(self) -> Size:
-        """How many tiles a block has at most: fewer than planned where the run finds few steps, and
-        rows of the output that meet in few sets of the cache (see row_blocks.py)."""
+        """The most tiles in a block: fewer than planned if the run finds few steps, and rows of the
+        output meet in few sets of the cache (see row_blocks.py)."""
         if self._free_depth_blocks is None:
             return self.tiling.block
         return tiles_in_block(self.contraction, self.tiling.block, self.packing is not None)

@@ -38,7 +38,8 @@ _LINK_BYTES = 32 << 10
 _DYNAMIC_BLOCK = 16
 
 FEWEST_ITEMS = 6
-"""Items for the threads to share, where there are enough tiles and only the run knows how many."""
+"""The fewest items for the threads to share, if there are enough tiles and their number is
+symbolic."""
 
 _STEPS_A_TILE = 4
 """Where only the run knows the depth, and rows of the output meet in few sets of the cache, a block
