@@ -23,14 +23,14 @@ Source = str | Path | bytes | onnx.ModelProto
 class LoadedModel:
     """A parsed model. `folder` is where external data may lie; None when the model has no path.
 
-    `label` names the model in messages. `apart` are the bytes of initializers that the proto lacks,
-    each with its tensor.
+    `label` names the model in messages. `detached_weights` are the bytes of initializers that the
+    proto lacks, each with its tensor.
     """
 
     proto: onnx.ModelProto
     folder: Path | None
     label: str
-    apart: tuple[tuple[onnx.TensorProto, memoryview], ...] = ()
+    detached_weights: tuple[tuple[onnx.TensorProto, memoryview], ...] = ()
 
 
 def load_model(source: Source, detach_weights: bool = False, mapped: bool = False) -> LoadedModel:
@@ -97,8 +97,8 @@ def _parse(
             f"{label}: not an ONNX model, or a damaged one ({error}); export or download it again"
         ) from None
     tensors = proto.graph.initializer
-    apart = tuple((tensors[place], raw) for place, raw in weights.items())
-    return LoadedModel(proto, folder, label, apart)
+    detached_weights = tuple((tensors[place], raw) for place, raw in weights.items())
+    return LoadedModel(proto, folder, label, detached_weights)
 
 
 def _check_model(loaded: LoadedModel) -> None:

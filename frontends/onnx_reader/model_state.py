@@ -40,7 +40,7 @@ class ModelState:
     files: ExternalFiles
     learns: bool = False
     """Whether the model's floats may be learnt: then nodes read them, and nothing made of them."""
-    apart: Mapping[int, memoryview] = field(default_factory=dict)
+    detached_weights: Mapping[int, memoryview] = field(default_factory=dict)
     """Bytes of tensors that lack them, by the tensor's id."""
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     choices: dict[str, bool] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class ModelState:
         """A tensor's elements, read once; strings are an array of objects."""
         found = self._arrays.get(id(tensor))
         if found is None:
-            raw = self.apart.get(id(tensor))
+            raw = self.detached_weights.get(id(tensor))
             # The tensor is kept too, or its id could be given to another.
             found = self._arrays[id(tensor)] = (tensor, array_of(tensor, self.files, where, raw))
         return found[1]

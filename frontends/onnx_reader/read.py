@@ -84,7 +84,7 @@ def read_onnx(
         function_table(list(loaded.proto.functions), loaded.label),
         ExternalFiles(loaded.folder, {}),
         learns,
-        {id(tensor): raw for tensor, raw in loaded.apart},
+        {id(tensor): raw for tensor, raw in loaded.detached_weights},
     )
     try:
         return _Reading(loaded, state, dims or {}, values or {}, broadcasts).graph()
