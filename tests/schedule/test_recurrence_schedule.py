@@ -161,6 +161,19 @@ def test_a_small_team_takes_rows_and_gives_the_same_bits(case: Case) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_last_rows_of_a_free_batch_are_computed_side_by_side() -> None:
+    case = Case("gru", 3, 19, 24, "rows", is_dynamic=True)
+    arrays = dict(arrays_of(case))
+    made = build(graph_of(case, arrays), Options())
+    model = load_code(made.code, made.weights, machine_of(made.target), 2)
+    for batch in (0, 1, 2, 3, 4, 5, 7, 19):
+        x, h = np.ascontiguousarray(arrays["gates_x"][:, :batch]), arrays["h0"][:batch]
+        exact = [array.astype(np.float64) for array in (x, arrays["recurrent"], h)]
+        expected = graph_of(case, arrays).nodes[-1].operator.compute(exact, case.attributes)
+        for result, wanted in zip(model.run({"gates_x": x, "h0": h}), expected, strict=True):
+            np.testing.assert_allclose(result, wanted, rtol=2e-6, atol=2e-6)
+
+
 def graph_names(graph: Graph) -> set[str]:
     return {value.name for value in graph.inputs}
 

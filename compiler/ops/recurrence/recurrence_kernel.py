@@ -45,6 +45,7 @@ from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PairState
 from bessemer.compiler.ops.recurrence.recurrence_shares import (
     Share,
     StepProduct,
+    last_rows,
     row_groups,
     takes_rows,
 )
@@ -151,8 +152,9 @@ class _Writer:
                 return
             with builder.when(less(block, whole)):
                 self._sequences(share, lambda: iter([rows]))
-            with builder.otherwise(), builder.loop(batch - whole * count) as last:
-                self._sequences(share, lambda: iter([[whole * count + last]]))
+            with builder.otherwise():
+                first, rest = whole * count, self._local(batch - whole * count)
+                self._sequences(share, lambda: last_rows(builder, first, rest, count))
 
     def _groups(self) -> Iterator[list[Size]]:
         """All rows, in groups of about equal size."""

@@ -49,7 +49,7 @@ def takes_rows(blocks: int, members: Size) -> Expression:
 
 def row_groups(builder: KernelBuilder, batch: Size, most: int) -> Iterator[list[Size]]:
     """All rows, in groups of about equal size, at most so many."""
-    cuts: list[tuple[Size, int]] = [(batch // most, most), (batch % most, 1)]
+    cuts: list[tuple[Size, int]] = [(batch // most, most)]
     if isinstance(batch, int):
         groups = max(1, -(-batch // most))
         larger = batch % groups
@@ -61,3 +61,20 @@ def row_groups(builder: KernelBuilder, batch: Size, most: int) -> Iterator[list[
         with builder.loop(count) as group:
             yield [before + group * size + i for i in range(size)]
         before = before + count * size
+    if not isinstance(batch, int):
+        yield from last_rows(builder, before, batch % most, most)
+
+
+def last_rows(builder: KernelBuilder, first: Size, rest: Size, most: int) -> Iterator[list[Size]]:
+    """The `rest` rows from `first` on, which are fewer than `most`: one group, or where only the
+    run knows how many there are, one for each power of two that the number consists of."""
+    if isinstance(rest, int):
+        yield [first + i for i in range(rest)]
+        return
+    size = 1 << (most - 1).bit_length() >> 1
+    while size:
+        bit = index_value(rest // size % 2)
+        with builder.when(expr.binary("ne", bit, 0)):
+            before = first + rest // (2 * size) * (2 * size)
+            yield [before + i for i in range(size)]
+        size >>= 1
