@@ -34,9 +34,12 @@ def blocked_packing(piece: Piece) -> Piece:
     """The piece with its loops in that order. Its symbols are matrix, panel, k, c, and further
     ones.
 
-    If `b` does not run along the columns in memory, the depth is not cut into blocks.
+    The depth is not cut into blocks if `b` does not run along the columns in memory, nor if it
+    consists of windows: these overlap, so that a panel reads few lines.
     """
     matrix, panel, step, *rest = piece.symbols
+    if _has_windows(piece):
+        return piece
     length = _length(piece)
     if length is None:
         return replace(piece, symbols=(matrix, step, panel, *rest))
@@ -82,6 +85,15 @@ def _length(piece: Piece) -> int | None:
     if not isinstance(extent, int) or not _runs_along_columns(piece):
         return None
     return next((steps for steps in _STEPS if extent % steps == 0), None)
+
+
+def _has_windows(piece: Piece) -> bool:
+    """Whether a row of a panel is contiguous in memory, but rows are not at one distance: they are
+    what the taps of a window see."""
+    _, _, step, column, *_ = piece.symbols
+    offsets = [load.indices[0] for load in loads_of(piece.value)]
+    is_contiguous = all(dims.coefficient_of(offset, column) in (0, 1) for offset in offsets)
+    return is_contiguous and any(dims.coefficient_of(offset, step) is None for offset in offsets)
 
 
 def _runs_along_columns(piece: Piece) -> bool:

@@ -29,6 +29,7 @@ from bessemer.compiler.schedule.contraction.tiles import PARTIAL_BYTES, Tiling
 from bessemer.compiler.schedule.grouping.few_rows import is_computed
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.grouping.groups import Grouping
+from bessemer.compiler.schedule.lowering.pixel_runs import by_pixel_runs
 from bessemer.compiler.schedule.lowering.tile_job import TileJob
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.nests import Lanes, flatten_loads, write_nest
@@ -118,8 +119,10 @@ class ItemPacking:
         piece = Piece(memory, atom(step) * width + atom(place), guarded, (step, place))
         whole = replace(piece, value=self._at(matrix, index[2], panel * width + atom(place)))
         if not _runs_along(whole, place):
-            if not write_transpose(builder, piece, self.lanes):
-                write_nest(builder, piece, self.lanes)
+            by_runs = by_pixel_runs(guarded, place)
+            is_moved = by_runs is guarded and write_transpose(builder, piece, self.lanes)
+            if not is_moved:
+                write_nest(builder, replace(piece, value=by_runs), self.lanes)
         elif isinstance(columns, int) and columns % width == 0:
             self._move_rows(builder, whole)
         else:

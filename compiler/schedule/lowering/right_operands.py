@@ -24,6 +24,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
     PackedRows,
     flat_buffers,
 )
+from bessemer.compiler.schedule.lowering.pixel_runs import by_pixel_runs
 from bessemer.compiler.schedule.lowering.tile_job import TileJob
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -79,6 +80,8 @@ def _pack_launch(
     element = partial(job.right_element, fusion)
     value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
     value = flatten_loads(value)
+    if lowering.vectorize and contraction.group == 1:
+        value = by_pixel_runs(value, symbols[3])
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
     piece = Piece(flat(out), out.offset(index), value, symbols)
     nest = None
