@@ -175,6 +175,16 @@ def test_taps_that_see_padding_only_are_left_out_tile_by_tile(
     assert " in 0..n" in text if channels == 16 else "        if (index(" in text
 
 
+def test_weights_are_prefetched_also_in_loops_around_short_runs() -> None:
+    """The image is in planes, so that the taps of a row are the innermost run."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = node_model(node, [("x", floats(1, 64, 2, 16))], 17, [("w", floats(64, 64, 2, 2))])
+    program = planned(read_onnx(model)).program
+    kernels = [step.kernel for step in program.steps if isinstance(step, Launch)]
+    (text,) = [print_kernel(kernel) for kernel in kernels if kernel.name.startswith("conv")]
+    assert "prefetch in1" in text
+
+
 def test_products_with_padding_are_left_out() -> None:
     """Three parts along each axis, of which each sees two or three taps; the image is read where it
     lies, without the padding that nobody sees."""

@@ -213,10 +213,13 @@ class TileWriter:
         self, work: _Work, k: Size, extent: Size, steps: Callable[[Size, int], None]
     ) -> None:
         """Writes the loop over whole groups, `unroll` per iteration with the prefetches of that
-        iteration, then the remaining groups."""
+        iteration, then the remaining groups. A short run needs no loop, but if the loops around it
+        run through large weights, these are prefetched just as well."""
         place, tile, depth = work.place, work.tile, work.depth
         unroll = self.tiling.unroll
         if isinstance(extent, int) and extent <= unroll:
+            if self.tiling.prefetch and len(depth.axes) > 1:
+                self._prefetch(work, k)
             steps(0, extent)
             return
         whole = dims.floordiv(extent, unroll)
