@@ -15,21 +15,23 @@ from tests.planned import planned
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel", "loads"),
+    ("shape", "kernel", "stride", "loads"),
     [
-        ((2, 1, 7, 37), (24, 1, 3, 3), 2),  # the last panel is not full
-        ((1, 1, 6, 19), (40, 1, 3, 3), 3),
-        ((1, 1, 3, 5, 35), (48, 1, 2, 3, 3), 2),
-        ((1, 1, 4, 64), (40, 1, 3, 3), 1),  # whole panels
-        ((1, 1, 9, 12), (40, 1, 3, 3), 1),  # too many rows in a panel: gathers
+        ((2, 1, 7, 37), (24, 1, 3, 3), 1, 2),  # the last panel is not full
+        ((1, 1, 6, 19), (40, 1, 3, 3), 1, 3),
+        ((1, 1, 3, 5, 35), (48, 1, 2, 3, 3), 1, 2),
+        ((1, 1, 4, 64), (40, 1, 3, 3), 1, 1),  # whole panels
+        ((1, 2, 5, 71), (40, 2, 3, 3), 2, 2),
+        ((1, 1, 9, 12), (40, 1, 3, 3), 1, 1),  # too many rows in a panel: gathers
     ],
 )
 def test_windows_of_any_row_length(
-    shape: tuple[int, ...], kernel: tuple[int, ...], loads: int
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, loads: int
 ) -> None:
     x, w = floats(*shape), floats(*kernel)
     pads = [(size - 1) // 2 for size in kernel[2:]] + [size // 2 for size in kernel[2:]]
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=pads)
+    strides = [*[1] * (len(shape) - 3), stride]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=pads, strides=strides)
     model = node_model(node, [("x", x)], 17, [("w", w)])
     steps = planned(read_onnx(model), "x86_64-avx512").program.steps
     kernels = [step.kernel for step in steps if isinstance(step, Launch)]

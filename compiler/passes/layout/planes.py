@@ -23,11 +23,12 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.passes.pointwise import is_pointwise
 
-SHARE, SHARE_OF_RUNS = 4, 2
-"""A pixel must have at least this many times as many channels as its window has numbers; the second
-number is for windows that a pack copies by runs of neighbours (pixel_runs.py)."""
-SHORTEST_RUN = 32
-"""Pixels of a row, for such windows: as many as a panel has columns."""
+SHARE = 4
+"""A pixel must have at least this many times as many channels as its window has numbers. (For
+windows that a pack copies by runs of neighbours, pixel_runs.py, the stride instead.)"""
+SHORTEST_RUN, MOST_STRIDE = 32, 2
+"""Pixels of a row for such windows, as many as a panel has columns, and the distance in the image
+from one to the next."""
 MOST_CHANNELS = 4
 """An input of more channels is laid out with its channels last, without such runs."""
 _LANES = 16
@@ -51,7 +52,7 @@ def has_short_sums(node: Node) -> bool:
     length = product(steps)
     if not isinstance(outputs, int) or not isinstance(length, int) or _wastes_lanes(node, length):
         return False
-    share = SHARE_OF_RUNS if _has_runs(node) else SHARE
+    share = node.attributes["strides"][-1] if _has_runs(node) else SHARE
     return 0 < share * length <= outputs
 
 
@@ -60,7 +61,7 @@ def _has_runs(node: Node) -> bool:
     columns, channels = node.output.type.shape[-2], node.inputs[1].type.shape[-2]
     is_long = isinstance(columns, int) and columns >= SHORTEST_RUN
     is_near = isinstance(channels, int) and channels <= MOST_CHANNELS
-    return is_long and is_near and node.attributes["strides"][-1] == 1
+    return is_long and is_near and node.attributes["strides"][-1] <= MOST_STRIDE
 
 
 def _wastes_lanes(node: Node, length: int) -> bool:

@@ -22,6 +22,7 @@ from bessemer.compiler.ir.expr import index_value
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.walk_expr import loads_of, substitute
 from bessemer.compiler.schedule.costs import operations
+from bessemer.compiler.schedule.lowering.pixel_runs import is_run
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.nests import Nest, write_nest
 from bessemer.compiler.schedule.nests.rows import Lanes
@@ -88,12 +89,12 @@ def _length(piece: Piece) -> int | None:
 
 
 def _has_windows(piece: Piece) -> bool:
-    """Whether a row of a panel is contiguous in memory, but rows are not at one distance: they are
-    what the taps of a window see."""
+    """Whether a row of a panel is a run in memory, but rows are not at one distance: they are what
+    the taps of a window see."""
     _, _, step, column, *_ = piece.symbols
-    offsets = [load.indices[0] for load in loads_of(piece.value)]
-    is_contiguous = all(dims.coefficient_of(offset, column) in (0, 1) for offset in offsets)
-    return is_contiguous and any(dims.coefficient_of(offset, step) is None for offset in offsets)
+    loads = loads_of(piece.value)
+    steps = [dims.coefficient_of(load.indices[0], step) for load in loads]
+    return None in steps and all(is_run(load, column) for load in loads)
 
 
 def _runs_along_columns(piece: Piece) -> bool:

@@ -30,7 +30,7 @@ _MOST_RUNS = 3
 
 def by_pixel_runs(value: Expression, c: Symbol) -> Expression:
     """The value, whose loads must be flat, with such loads; `c` is the column within a panel. The
-    same value where its loads are contiguous or would not become so."""
+    same value where its loads are of neighbours already, or would not become so."""
     rows = {row for each in loads_of(value) for size in each.indices for row in _rows(size, c)}
     extent = c.extent
     if not rows or not isinstance(extent, int):
@@ -46,7 +46,7 @@ def by_pixel_runs(value: Expression, c: Symbol) -> Expression:
     for run in reversed(range(runs)):
         place = partial(_in_row, column, width, row + run, within + lane - run * width)
         part = transform(value, partial(_moved, place))
-        if not all(_is_contiguous(each, c) for each in loads_of(part)):
+        if not all(is_run(each, c) for each in loads_of(part)):
             return value
         first, end = run * width - within, (run + 1) * width - within
         inside = less(lane, end) if run == 0 else less(first - 1, lane)
@@ -57,9 +57,11 @@ def by_pixel_runs(value: Expression, c: Symbol) -> Expression:
     return result
 
 
-def _is_contiguous(each: Load, c: Symbol) -> bool:
+def is_run(each: Load, c: Symbol) -> bool:
+    """Whether a load along `c` is of neighbours or, for windows of stride 2, of every second one,
+    or of one element."""
     (offset,) = each.indices
-    return dims.coefficient_of(offset, c) in (0, 1) and not index_expressions(offset)
+    return dims.coefficient_of(offset, c) in (0, 1, 2) and not index_expressions(offset)
 
 
 def _rows(size: Size, c: Symbol) -> set[tuple[Size, int]]:
