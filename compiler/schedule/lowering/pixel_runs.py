@@ -37,7 +37,10 @@ def by_pixel_runs(value: Expression, c: Symbol) -> Expression:
         return value
     column, width = min(rows, key=lambda row: row[1])
     runs = 1 + -(-(extent - 1) // width)
-    if runs > _MOST_RUNS or any(row[0] != column or row[1] % width for row in rows):
+    if runs > _MOST_RUNS or any(
+        dims.divide_exactly(other - column, width) is None or divisor % width
+        for other, divisor in rows
+    ):
         return value
     lane = dims.atom(c)
     begin = column - lane
@@ -92,19 +95,20 @@ def _moved(place: Callable[[Size], Size], node: Expression) -> Expression | None
 
 
 def _in_row(column: Size, width: int, row: Size, at: Size, size: Size) -> Size:
-    """Index arithmetic for a column that is known to be at this place of this row."""
+    """Index arithmetic for a column that is known to be at this place of this row. Other columns
+    may be meant, too, as many whole rows ahead."""
 
     def replaced(factor: Atom) -> Size:
-        match factor:
-            case FloorDiv(inner, divisor) if inner == column:
-                return dims.floordiv(row, divisor // width)
-            case Mod(inner, divisor) if inner == column:
-                return dims.mod(row, divisor // width) * width + at
-            case FloorDiv(inner, divisor):
-                return dims.floordiv(dims.map_factors(inner, replaced), divisor)
-            case Mod(inner, divisor):
-                return dims.mod(dims.map_factors(inner, replaced), divisor)
-            case _:
-                return dims.atom(factor)
+        if not isinstance(factor, FloorDiv | Mod):
+            return dims.atom(factor)
+        inner, divisor = factor.numerator, factor.denominator
+        ahead = dims.divide_exactly(inner - column, width)
+        if ahead is None:
+            again = dims.map_factors(inner, replaced)
+            is_row = isinstance(factor, FloorDiv)
+            return dims.floordiv(again, divisor) if is_row else dims.mod(again, divisor)
+        if isinstance(factor, FloorDiv):
+            return dims.floordiv(row + ahead, divisor // width)
+        return dims.mod(row + ahead, divisor // width) * width + at
 
     return dims.map_factors(size, replaced)
