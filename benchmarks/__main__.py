@@ -23,10 +23,18 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 Models = Annotated[
     Path | None,
-    typer.Option("--models", help="A folder of any ONNX files; without it networks of the zoo."),
+    typer.Option(
+        "--models",
+        exists=True,
+        file_okay=False,
+        help="A folder of any ONNX files; without it networks of the zoo.",
+    ),
 ]
 Corpus = Annotated[
-    Path | None, typer.Option("--corpus", help="The folder that `fetch` has filled.")
+    Path | None,
+    typer.Option(
+        "--corpus", exists=True, file_okay=False, help="The folder that `fetch` has filled."
+    ),
 ]
 Only = Annotated[
     list[str] | None, typer.Option("--only", help="Names, with * and ?; may be repeated.")
@@ -36,7 +44,7 @@ Rounds = Annotated[
     int,
     typer.Option("--rounds", min=1, help="Measurements of each system."),
 ]
-Seconds = Annotated[float, typer.Option("--seconds", help="Length of one measurement.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.0, help="Length of one measurement.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer, shorter measurements: 3 of 0.15 s.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is there already.")]
 Artifact = Annotated[

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.plan import Plan, is_installed
+from benchmarks.plan import Plan, is_installed, not_installed
 from benchmarks.record import Row
 from bessemer.compiler.driver import build
 from bessemer.compiler.options import Options
@@ -23,14 +23,15 @@ from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 
 STATIONS = ("schedule", "plan_memory", "codegen", "llvm")
-_IREE_MODELS = ("resnet50",)
+_IREE, _IREE_MODELS = "iree.compiler", ("resnet50",)
 """IREE takes long: the bar is about this model."""
 
 
 def measure_compile_times(plan: Plan) -> dict[str, Row]:
     """Seconds of each model."""
     files = plan.files()
-    return plan.record.fill("compile_time", files, lambda name: _measure(files[name]))
+    absent = not_installed("onnxruntime", _IREE)
+    return plan.record.fill("compile_time", files, lambda name: _measure(files[name]), absent)
 
 
 def _measure(path: Path) -> Row:
@@ -46,7 +47,7 @@ def _measure(path: Path) -> Row:
         if is_installed("onnxruntime"):
             other = Job("onnxruntime", str(path.resolve()), 1, str(inputs))
             row["onnxruntime"] = min(_answer(other, folder)["load"] for _ in range(2))
-        if path.stem in _IREE_MODELS and is_installed("iree.compiler"):
+        if path.stem in _IREE_MODELS and is_installed(_IREE):
             row["iree"] = _iree(path, folder)
     seconds = build(graph, Options()).seconds
     row |= {station: seconds[station] for station in STATIONS if station in seconds}

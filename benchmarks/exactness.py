@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bessemer
-from benchmarks.plan import Plan, is_installed
+from benchmarks.plan import Plan, is_installed, not_installed
 from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.rivals import start_onnxruntime
@@ -19,7 +19,8 @@ from bessemer.frontends.relative_error import relative_error
 def measure_exactness(plan: Plan) -> dict[str, Row]:
     """A row for every model: its worst output's relative error in the 2-norm."""
     files = plan.files()
-    return plan.record.fill("exactness", files, lambda name: _measure(files[name]))
+    absent = not_installed("onnxruntime")
+    return plan.record.fill("exactness", files, lambda name: _measure(files[name]), absent)
 
 
 def _measure(path: Path) -> Row:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from benchmarks.export_recipes import EXPORTS, Export
 from benchmarks.peers import compare_systems, geometric_mean, ratio, show_peers
-from benchmarks.plan import Plan, is_installed, kept_files
+from benchmarks.plan import Plan, kept_files, not_installed
 from benchmarks.record import Row
 from bessemer.frontends.cli.output import write_note
+from bessemer.frontends.cli.rivals import RIVALS
 
 LIMIT = 300.0
 """Seconds that an export may take."""
@@ -38,13 +39,13 @@ def measure_exports(plan: Plan) -> dict[str, Row]:
         return compare_systems(model, inputs, int(threads), plan)
 
     names = [f"{name}/{threads}" for name in able for threads in plan.threads]
-    return plan.record.fill("exports", names, one)
+    return plan.record.fill("exports", names, one, not_installed(*RIVALS))
 
 
 def _missing(recipe: Export) -> list[str]:
     """The packages that it needs and that are not installed."""
     needed = ["torch", recipe.module.split(".")[0], *["onnxscript"] * recipe.dynamo]
-    return [package for package in needed if not is_installed(package)]
+    return not_installed(*needed)
 
 
 def exported(name: str) -> tuple[Path, Path]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bessemer
-from benchmarks.plan import Plan
+from benchmarks.plan import Plan, is_installed, not_installed
 from benchmarks.record import Row
 from bessemer.compiler.options import Options
 from bessemer.frontends.array_files import write_arrays
@@ -25,7 +25,8 @@ _BYTES = ("weights_bytes", "arena_bytes", "lower_bound_bytes", "artifact", "onnx
 def measure_memory(plan: Plan) -> dict[str, Row]:
     """Bytes of each model, with one thread."""
     files = plan.files()
-    return plan.record.fill("memory", files, lambda name: _measure(files[name], 1))
+    absent = not_installed("onnxruntime")
+    return plan.record.fill("memory", files, lambda name: _measure(files[name], 1), absent)
 
 
 def show_memory(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
@@ -53,8 +54,9 @@ def _measure(path: Path, threads: int) -> Row:
         artifact = folder / "model.so"
         bessemer.compile(path, threads=threads).save(artifact)
         row["artifact"] = _peak(Job(ARTIFACT, str(artifact), threads, str(inputs)), folder)
-        other = Job("onnxruntime", str(path.resolve()), threads, str(inputs))
-        row["onnxruntime"] = _peak(other, folder)
+        if is_installed("onnxruntime"):
+            other = Job("onnxruntime", str(path.resolve()), threads, str(inputs))
+            row["onnxruntime"] = _peak(other, folder)
     return row
 
 

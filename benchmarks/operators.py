@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 
 import bessemer
 from benchmarks.interleaved import interleaved_medians
-from benchmarks.plan import PAUSE_WITHOUT_TORCH, Plan, is_installed
+from benchmarks.plan import PAUSE_WITHOUT_TORCH, Plan, is_installed, not_installed
 from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.bench_worker import BESSEMER
@@ -156,7 +156,7 @@ def measure_operators(plan: Plan) -> dict[str, Row]:
         with tempfile.TemporaryDirectory(prefix="bessemer-operators-") as folder:
             return _measure(CASES[case], int(threads), plan, Path(folder) / "model.onnx")
 
-    return plan.record.fill("operators", names, one)
+    return plan.record.fill("operators", names, one, not_installed(*RIVALS))
 
 
 def _measure(case: Case, threads: int, plan: Plan, path: Path) -> Row:

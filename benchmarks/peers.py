@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks.judge import EXACT, float64_errors, has_halves, verdict
 from benchmarks.light_nets import with_weights
 from benchmarks.peer_inputs import choose_inputs
-from benchmarks.plan import Plan, is_installed
-from benchmarks.record import ROUND_TRIP, Row
+from benchmarks.plan import Plan, is_installed, not_installed
+from benchmarks.record import ROUND_TRIP, WITHOUT, Row
 from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_rounds import Measured, Setting, measure
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
@@ -26,7 +26,7 @@ from bessemer.frontends.cli.rivals import RIVALS, VARIANTS
 BF16 = "bessemer_bf16"
 RIVAL_OF = {BESSEMER: ("onnxruntime", "onnxruntime_flushed", "openvino"), BF16: ("openvino_bf16",)}
 """Our settings, and those that each is compared with."""
-_NO_SYSTEMS = ("failed", "sizes", "halves", "float64_errors", ROUND_TRIP)
+_NO_SYSTEMS = ("failed", "sizes", "halves", "float64_errors", ROUND_TRIP, WITHOUT)
 
 
 def measure_peers(plan: Plan) -> dict[str, Row]:
@@ -38,7 +38,7 @@ def measure_peers(plan: Plan) -> dict[str, Row]:
         model, threads = name.rsplit("/", 1)
         return _measure(model, files[model], int(threads), plan)
 
-    return plan.record.fill("peers", names, one)
+    return plan.record.fill("peers", names, one, not_installed(*RIVALS))
 
 
 def _measure(name: str, given: Path, threads: int, plan: Plan) -> Row:

@@ -107,5 +107,13 @@ def possible_threads(wanted: str) -> tuple[int, ...]:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(package) is not None
+    """Whether a package, or a part of one, can be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package of the part
+        return False
+
+
+def not_installed(*packages: str) -> list[str]:
+    """Those that cannot be imported."""
+    return [package for package in packages if not is_installed(package)]

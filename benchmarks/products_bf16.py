@@ -17,7 +17,7 @@ import numpy as np
 
 import bessemer
 from benchmarks.machine_code import Peak
-from benchmarks.plan import Plan, is_installed
+from benchmarks.plan import Plan, is_installed, not_installed
 from benchmarks.record import Row
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, bf16
@@ -35,7 +35,8 @@ def measure_products_bf16(plan: Plan) -> dict[str, Row]:
     """A row for every size, with a constant right operand and with a computed one."""
     names = [f"{size}^3{kind}" for kind in ("", COMPUTED) for size in SIZES]
     wanted = plan.chosen("products_bf16", names)
-    return plan.record.fill("products_bf16", wanted, lambda name: _measure(name, plan))
+    absent = not_installed("torch")
+    return plan.record.fill("products_bf16", wanted, lambda name: _measure(name, plan), absent)
 
 
 def _measure(name: str, plan: Plan) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from bessemer.frontends.cli.output import write_note
 RESULTS = Path(__file__).parent / "results"
 
 Row = dict[str, Any]
+
+WITHOUT = "without"
+"""Of a row: the packages of other systems that it lacks, for they were not installed."""
 
 ROUND_TRIP = "round_trip_ns"
 """Of a row: nanoseconds that a flag takes from one core to another and back."""
@@ -50,19 +53,29 @@ class Record:
         part.replace(self.folder / f"{section}.json")
 
     def fill(
-        self, section: str, names: Iterable[str], measure: Callable[[str], Mapping[str, Any]]
+        self,
+        section: str,
+        names: Iterable[str],
+        measure: Callable[[str], Mapping[str, Any]],
+        absent: Collection[str] = (),
     ) -> dict[str, Row]:
         """Measures what is missing, one after the other; a failure is a row that says why, and is
-        tried again the next time. Rows of several threads say how long a flag took from core to
-        core right behind them: two virtual cores may be far from each other, for some minutes."""
+        tried again the next time. So is a row without a system that has been installed since:
+        `absent` are the packages of those to compare with that are not. Rows of several threads say
+        how long a flag took from core to core right behind them: two virtual cores may be far from
+        each other, for some minutes."""
         wanted = list(names)
+        if wanted and absent:
+            write_note(f"{section}: not compared with {', '.join(absent)}: not installed")
         for number, name in enumerate(wanted, 1):
             known = self.rows(section).get(name)
-            if known is not None and "failed" not in known and not self.again:
+            if known is not None and not self.again and _is_complete(known, absent):
                 continue
             write_note(f"{section} [{number}/{len(wanted)}] {name}")
             try:
                 row = dict(measure(name))
+                if absent:
+                    row[WITHOUT] = list(absent)
                 if _has_several_threads(name) and (trip := round_trip()) is not None:
                     row[ROUND_TRIP] = round(trip * 1e9)
             except Exception as error:
@@ -71,6 +84,10 @@ class Record:
             self.keep(section, name, row)
         rows = self.rows(section)
         return {name: rows[name] for name in wanted}
+
+
+def _is_complete(row: Row, absent: Collection[str]) -> bool:
+    return "failed" not in row and set(row.get(WITHOUT, ())) <= set(absent)
 
 
 def _has_several_threads(name: str) -> bool:

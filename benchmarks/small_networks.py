@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import bessemer
-from benchmarks.plan import Plan, is_installed, zoo_file
+from benchmarks.plan import Plan, is_installed, not_installed, zoo_file
 from benchmarks.record import Row
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import measure_read, prepare_mover
@@ -21,7 +21,8 @@ from bessemer.frontends.cli.rivals import start_onnxruntime
 def measure_small(plan: Plan) -> dict[str, Row]:
     """The rows "lenet" and "mlp"."""
     names = plan.chosen("small", ("lenet", "mlp"))
-    return plan.record.fill("small", names, lambda name: _measure(name, plan))
+    absent = not_installed("onnxruntime")
+    return plan.record.fill("small", names, lambda name: _measure(name, plan), absent)
 
 
 def _measure(name: str, plan: Plan) -> Row:

@@ -42,7 +42,7 @@ def test_patterns_choose_rows_of_every_kind(
         plan = Plan(Record(tmp_path), only=only, threads=(1, 2))
         return list(SECTIONS[section].measure(plan))
 
-    monkeypatch.setattr(Record, "fill", lambda _, section, names, measure: dict.fromkeys(names))
+    monkeypatch.setattr(Record, "fill", lambda _, section, names, *_rest: dict.fromkeys(names))
     monkeypatch.setattr("benchmarks.training.measure.is_installed", lambda package: True)
     assert rows("training", "lenet", "digits *m*") == ["lenet/1", "lenet/2", "digits mlp"]
     assert rows("kernels", "gemm 512*") == ["gemm 512x512x512@host", "gemm 512x512x512@x86_64-avx2"]

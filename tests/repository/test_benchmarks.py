@@ -56,26 +56,6 @@ def _by_name(record: Record) -> dict[str, Bar]:
     return {bar.name: bar for bar in all_bars(record)}
 
 
-def test_a_record_goes_on_where_it_was(tmp_path: Path) -> None:
-    record = Record(tmp_path / "run")
-    calls: list[str] = []
-
-    def measure(name: str) -> Row:
-        calls.append(name)
-        if name == "b" and calls.count("b") == 1:
-            raise OSError("the disk is full")
-        return {"ms": len(calls)}
-
-    first = record.fill("things", ["a", "b"], measure)
-    assert first["a"] == {"ms": 1}
-    assert "OSError: the disk is full" in first["b"]["failed"]
-    second = record.fill("things", ["a", "b", "c"], measure)
-    assert calls == ["a", "b", "b", "c"]  # what failed is tried again, what is there is not
-    assert second == {"a": {"ms": 1}, "b": {"ms": 3}, "c": {"ms": 4}}
-    assert json.loads((tmp_path / "run" / "things.json").read_text()) == second
-    assert Record(tmp_path / "run", again=True).fill("things", ["a"], measure) == {"a": {"ms": 5}}
-
-
 def test_rows_of_two_threads_say_how_long_a_flag_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ def test_inputs_are_sizes_known_by_name_or_number() -> None:
 def test_what_is_not_installed_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.exports.is_installed", lambda package: package != "timm")
+    monkeypatch.setattr("benchmarks.plan.is_installed", lambda package: package != "timm")
     assert measure_exports(Plan(Record(tmp_path), only=("ghostnet*",))) == {}
     assert "without timm" in capsys.readouterr().err
 
