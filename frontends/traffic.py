@@ -2,7 +2,8 @@
 once.
 
 A kernel that reads a part of an array, such as some rows of a table, counts that part. One that
-reads an element many times counts it once, because the caches serve the other reads.
+reads an element many times counts it once, because the caches serve the other reads. How often a
+search or the walk down a tree goes round is not known: the first round counts, not the whole table.
 """
 
 from __future__ import annotations
@@ -82,8 +83,6 @@ class _Accesses:
             inner = times
             if isinstance(statement, loops.For):
                 inner = times * self._count(statement.extent)
-            elif isinstance(statement, loops.While):
-                inner = math.inf
             for part in walk_loops.blocks(statement):
                 self.block(part, inner)
 

@@ -75,6 +75,12 @@ def write_choices(path: Path, tuning: Tuning, key: str) -> None:
     _write(path, targets)
 
 
+def check_choices(path: Path) -> None:
+    """Measuring takes long: raises CompileError now for a file to which choices cannot be added."""
+    if path.exists():
+        _targets(path)
+
+
 def _sorted(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
     return {name: dict(one) for name, one in sorted(choices.items())}
 

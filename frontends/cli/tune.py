@@ -11,13 +11,20 @@ from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.nvptx import CUDA
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
+from bessemer.frontends.cli.output import (
+    format_seconds,
+    print_json,
+    print_table,
+    spinner,
+    write,
+    write_note,
+)
 from bessemer.frontends.compile_device import target_at_hand
 from bessemer.frontends.contest import Contest, Tuned
 from bessemer.frontends.device_key import device_key
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tune_device import tune_for_device
-from bessemer.frontends.tuning_file import write_choices
+from bessemer.frontends.tuning_file import check_choices, write_choices
 from bessemer.runtime.cuda.libcuda import CudaDriver
 
 
@@ -48,6 +55,8 @@ def command(
     if target not in ("", CUDA):
         raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")
     arguments.check_folders(output)
+    if output is not None:
+        check_choices(output)
     if target and grow_in_place:
         raise typer.BadParameter("--grow-in-place is for processors.")
     options = Options(target, threads, precision, 2, dump_folder(), grow_in_place=grow_in_place)
@@ -65,6 +74,8 @@ def command(
             found = tune_model(model, options, seconds, dims, report=status.update)
     if output is not None:
         write_choices(output, found.tuning, key)
+    if not found.trials and any(one.waiting for one in found.contests.values()):
+        write_note(f"--seconds {seconds:g} were over before anything was tried: give more")
     if as_json:
         print_json(_as_json(found))
         return

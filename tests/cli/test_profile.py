@@ -29,6 +29,7 @@ from bessemer.frontends.profile import Event, Profile, compile_profiled, events_
 from bessemer.frontends.traffic import Traffic, traffic_of
 from bessemer.runtime.errors import ExecutionError
 from tests.command_line import run_command, save_net
+from tests.forests import forest
 from tests.planned import planned
 
 LIMITS = Limits(1, 1e11, (Level(1, 1 << 15, 4e11, 4e11), Level(0, 1 << 62, 4e10, 2e10)))
@@ -196,6 +197,12 @@ def test_a_part_of_an_array_counts_as_a_part() -> None:
     piece = builder.apply("slice", x, starts=(10, 0), shape=(20, 32), steps=(1, 1))
     (sliced,) = _traffic(builder.finish([builder.apply("exp", piece)], ["y"]), {})
     assert sliced == Traffic(4 * 20 * 32, 4 * 20 * 32)
+
+
+def test_the_way_down_a_tree_is_not_the_whole_forest() -> None:
+    """The walk is a loop of which nothing says how long it is: no more than a step counts."""
+    walked, *_ = _traffic(forest(np.random.default_rng(0), 3, 12), {"n": 1})
+    assert 0 < walked.weights < 4096
 
 
 def test_a_node_that_several_kernels_work_on_counts_once(rng: np.random.Generator) -> None:

@@ -281,3 +281,11 @@ def test_the_commands_tune_and_compile(tmp_path: Path) -> None:
     assert made.exists()
     assert run_command("compile", net, "-o", made, "--tuning", tmp_path / "none.json")[0] == 1
     assert run_command("compile", net, "-o", made, "--tune", "1", "--target", "x86_64-sse")[0] != 0
+
+
+def test_a_tuning_without_time_or_without_a_file_says_so(tmp_path: Path) -> None:
+    net = save_net(tmp_path)
+    code, _, told = run_command("tune", net, "--seconds", "0")
+    assert code == 0 and "--seconds 0 were over before anything was tried" in told
+    code, _, told = run_command("tune", net, "--seconds", "60", "-o", net)
+    assert code == 1 and "is not a tuning that" in told
