@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.conformance import KINDS
 from benchmarks.judge import NOT_COMPARED, verdict
 from benchmarks.matrix_unit import gain
-from benchmarks.peers import BF16, geometric_mean, ratio
+from benchmarks.peers import BF16, efficiency, geometric_mean, ratio
 from benchmarks.products_bf16 import COMPUTED
 from benchmarks.record import Record, Row
 from benchmarks.run_models import better_ms
@@ -222,13 +222,11 @@ def _exact(rows: Rows) -> list[Bar]:
 
 def _threads(rows: Rows) -> list[Bar]:
     """Informs: how much of a second thread's time is of use."""
-    shares = {}
-    for name, row in rows.items():
-        model, threads = name.rsplit("/", 1)
-        alone = rows.get(f"{model}/1", {}).get("bessemer", {}).get("ms")
-        together = row.get("bessemer", {}).get("ms")
-        if threads == "2" and alone and together:
-            shares[model] = alone / together / 2
+    shares = {
+        name.removesuffix("/2"): share
+        for name in rows
+        if name.endswith("/2") and (share := efficiency(rows, name)) is not None
+    }
     if not shares:
         return []
     worst = min(shares, key=lambda model: shares[model])

@@ -120,6 +120,16 @@ def ratio(row: Mapping[str, Any], ours: str = BESSEMER) -> float | None:
     return mine / min(theirs) if mine and theirs else None
 
 
+def efficiency(rows: Mapping[str, Row], name: str) -> float | None:
+    """The share of the threads' time that is of use: ours on one, by all of theirs together. None
+    of one thread, and where either time is missing."""
+    model, _, threads = name.rpartition("/")
+    alone, together = (rows.get(f"{model}/{n}", {}).get(BESSEMER, {}) for n in ("1", threads))
+    if threads == "1" or "ms" not in alone or "ms" not in together:
+        return None
+    return float(alone["ms"] / together["ms"] / int(threads))
+
+
 def geometric_mean(numbers: Iterable[float]) -> float:
     """1 of none."""
     logarithms = [math.log(number) for number in numbers]
@@ -131,17 +141,18 @@ def show_peers(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     found = dict.fromkeys(system for row in rows.values() for system in row)
     systems = [system for system in found if system not in _NO_SYSTEMS]
     columns = ["model/threads", *(f"{system} ms" for system in systems), "ratio", "bf16 ratio"]
-    columns += ["error", "bf16 error", "openvino bf16 error", "results"]
+    columns += ["efficiency", "error", "bf16 error", "openvino bf16 error", "results"]
     cells = []
     for name, row in rows.items():
         times = [row.get(system, {}) for system in systems]
-        ratios = [ratio(row), ratio(row, BF16)]
+        ratios, share = [ratio(row), ratio(row, BF16)], efficiency(rows, name)
         errors = [row.get(system, {}) for system in (BESSEMER, BF16, "openvino_bf16")]
         cells.append(
             [
                 name,
                 *(f"{time['ms']:.3f}" if "ms" in time else "–" for time in times),
                 *(f"{number:.2f}" if number is not None else "–" for number in ratios),
+                f"{share:.0%}" if share is not None else "–",
                 *(_error_text(entry) for entry in errors),
                 _short(verdict(row)),
             ]

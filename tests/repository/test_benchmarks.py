@@ -21,7 +21,7 @@ from benchmarks.judge import NOT_COMPARED, float64_errors, verdict
 from benchmarks.machine import describe_machine
 from benchmarks.operators import CASES, measure_operators, ratio_of, show_operators
 from benchmarks.peer_inputs import choose_inputs, sizes_to_try
-from benchmarks.peers import BF16, geometric_mean, ratio, settings
+from benchmarks.peers import BF16, efficiency, geometric_mean, ratio, settings
 from benchmarks.picture import MOST_BARS, draw
 from benchmarks.plan import ZOO, Plan, possible_threads, zoo_file
 from benchmarks.record import ROUND_TRIP, Record, Row
@@ -89,6 +89,11 @@ def test_the_ratio_is_to_the_best_peer() -> None:
     assert ratio(PEERS["b/1"]) == 2.0
     assert ratio(PEERS["a/2"]) is None
     assert geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+
+
+def test_efficiency_is_the_share_of_the_threads_time_that_is_of_use() -> None:
+    assert efficiency(PEERS, "a/2") == 1.0 / 0.8 / 2
+    assert efficiency(PEERS, "a/1") is efficiency(PEERS, "b/2") is None
 
 
 def test_bars_are_judged_by_what_was_measured(tmp_path: Path) -> None:
