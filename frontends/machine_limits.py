@@ -39,9 +39,9 @@ class Limits:
         kernels hand to each other comes from where one kernel's arrays fit.
         """
         own = traffic.moved - traffic.weights
-        near, far = self.level(own), self.level(max(weights, own))
-        moving = traffic.weights / far.read
-        moving += (traffic.read - traffic.weights) / near.read + traffic.written / near.write
+        arrays, constants = self.level(own), self.level(max(weights, own))
+        moving = traffic.weights / constants.read
+        moving += (traffic.read - traffic.weights) / arrays.read + traffic.written / arrays.write
         return max(operations / (products * self.peak), moving)
 
 

@@ -83,13 +83,13 @@ class Recurrent(Layer):
         for layer in range(self.layers):
             if layer:
                 steps = dropped(steps, self.dropout)
-            ways: list[Tensor] = []
+            outputs: list[Tensor] = []
             for direction in directions:
                 start = self._start(steps) if states is None else states[len(ends)]
                 sequence, *end = self._cell(steps, f"{layer}{direction}", start, lengths)
-                ways.append(sequence)
+                outputs.append(sequence)
                 ends.append(tuple(end))
-            steps = concat(ways, axis=-1)
+            steps = concat(outputs, axis=-1)
         return steps.transpose(1, 0, 2), tuple(ends)
 
     def _start(self, steps: Tensor) -> tuple[Tensor, ...]:

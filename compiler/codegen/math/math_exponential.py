@@ -169,8 +169,7 @@ def _exp_by_sixteenths(x: Term) -> Term:
 
 def power_by_sixteenths(x: Term) -> Term:
     """2^x in f32 for x in f64, in the same way. What remains of x after n is rounded once."""
-    near = x.narrowed("f32")
-    shifted = near + FORMATS["f32"].magic / len(_SIXTEENTHS)
+    shifted = x.narrowed("f32") + FORMATS["f32"].magic / len(_SIXTEENTHS)
     n = shifted - FORMATS["f32"].magic / len(_SIXTEENTHS)
     r = limited((x - n.widened("f64")).narrowed("f32"), 1.0 / 16, keeps_sign=True)
     power = table_lookup(_SIXTEENTHS, shifted.bits())

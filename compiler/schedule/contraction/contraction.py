@@ -356,9 +356,9 @@ def _walked_as_one(contraction: Contraction, outer: MergedAxis, inner: MergedAxi
         if store.guard is not None:
             sizes += _offsets(store.guard)
     for size in sizes:
-        near = dims.coefficient_of(size, symbols[inner.members[-1]])
-        far = dims.coefficient_of(size, symbols[outer.members[-1]])
-        if near is None or far is None or far != near * inner.extent:
+        inner_step = dims.coefficient_of(size, symbols[inner.members[-1]])
+        outer_step = dims.coefficient_of(size, symbols[outer.members[-1]])
+        if inner_step is None or outer_step is None or outer_step != inner_step * inner.extent:
             return False
     return True
 

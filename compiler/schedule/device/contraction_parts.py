@@ -63,9 +63,9 @@ def _split_some(x: Array) -> Array:
     rest = x
     for part in parts:
         bits = rest.view(np.uint32)
-        near = bits + (0x7FFF + (bits >> 16 & 1))
-        part[:] = near >> 16
-        rest = rest - (near & np.uint32(0xFFFF0000)).view(np.float32)
+        rounded = bits + (0x7FFF + (bits >> 16 & 1))
+        part[:] = rounded >> 16
+        rest = rest - (rounded & np.uint32(0xFFFF0000)).view(np.float32)
     return parts
 
 

@@ -121,8 +121,8 @@ def split_array(x: Array) -> Array:
     parts: list[Array] = []
     with np.errstate(all="ignore"):
         for _ in range(SPLIT.parts):
-            near = np.where(finite, np.clip(rest, -_LARGEST, _LARGEST), rest)
-            parts.append(near.astype(bf16.numpy))
+            part = np.where(finite, np.clip(rest, -_LARGEST, _LARGEST), rest)
+            parts.append(part.astype(bf16.numpy))
             rest = np.where(finite, rest - parts[-1].astype(np.float32), np.float32(0))
     return np.stack(parts)
 

@@ -252,16 +252,16 @@ def tile_walk(contraction: Contraction) -> TileWalk:
     sizes = (line.extent, line.a_stride, axis.extent, axis.a_stride)
     if not all(isinstance(size, int) for size in sizes):
         return walk
-    lines, far, length, near = (int(size) for size in sizes)  # type: ignore[arg-type]
-    if near <= 0 or far % near or far // near < length:
+    lines, line_stride, length, stride = (int(size) for size in sizes)  # type: ignore[arg-type]
+    if stride <= 0 or line_stride % stride or line_stride // stride < length:
         return walk
-    pitch = far // near
+    pitch = line_stride // stride
     extent = (lines - 1) * pitch + length
     # With an equal number of tiles the one axis is better: two of its tiles make a block, which
     # takes fewer loads.
     if ceil(extent / ROWS) > lines * ceil(length / ROWS):
         return walk
-    whole = MergedAxis(extent, near, 0, ())
+    whole = MergedAxis(extent, stride, 0, ())
     return TileWalk(found.batch, tuple(outer), whole, found.depth, found.rank, pitch, (line, axis))
 
 
@@ -283,8 +283,9 @@ def _with_block(tiling: MatrixTiling, contraction: Contraction, target: Target) 
     first-level cache if all of `b` comes from the second (measured: 1.2 to 1.3 times as fast), else
     in the second."""
     rows = ROWS * tiling.tall
-    near, far = (max(1, _bytes(tiling, rows, count)) for count in (rows, tiling.walk.axis.extent))
-    room = 0 if tiling.prefetch else _NEAR_BYTES // near
+    counts = rows, tiling.walk.axis.extent
+    close, far = (max(1, _bytes(tiling, rows, count)) for count in counts)
+    room = 0 if tiling.prefetch else _NEAR_BYTES // close
     if room < 2:  # one would be multiplied and finished in turns
         room = max(_LEAST_BLOCKS, target.l2_bytes * 3 // 8 // far)
     blocks = dims.product(axis.extent for axis in tiling.walk.outer) * tiling.blocks

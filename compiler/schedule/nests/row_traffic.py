@@ -66,9 +66,9 @@ def prefetched_rows(
     if not SHORTEST_FETCHED <= row_bytes <= LONGEST_FETCHED:
         return ()
     ahead, level = ceil(ROWS_AHEAD / row_bytes), 2
-    near = ceil(ELEMENTS_AHEAD / row_bytes)
-    if (PIPELINED_ROWS + near) * row_bytes <= l1_bytes:
-        ahead, level = 1 + near, 1  # the row after the current one is being read, too
+    rows = ceil(ELEMENTS_AHEAD / row_bytes)
+    if (PIPELINED_ROWS + rows) * row_bytes <= l1_bytes:
+        ahead, level = 1 + rows, 1  # the row after the current one is being read, too
     found: dict[Buffer, Size] = {}
     for node in walk_expr.loads_of(piece.value):
         offset = node.indices[0]

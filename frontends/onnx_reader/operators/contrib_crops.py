@@ -107,8 +107,8 @@ def _bilinear(context: NodeContext, x: Value, images: Value, places: tuple[Value
 
 def _mixed(context: NodeContext, one: Value, other: Value, share: Value) -> Value:
     share = context.cast(share, one.type.dtype)
-    way = context.elementwise("mul", context.apply("sub", other, one), share)
-    return context.apply("add", one, way)
+    step = context.elementwise("mul", context.apply("sub", other, one), share)
+    return context.apply("add", one, step)
 
 
 def _pixels(context: NodeContext, x: Value, images: Value, rows: Value, columns: Value) -> Value:

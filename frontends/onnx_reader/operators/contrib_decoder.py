@@ -366,6 +366,6 @@ def _seen(context: NodeContext, rows: Rows, batch: Size) -> Value:
     seen = context.elementwise("le", steps, own)
     window = context.integer("local_window_size", -1)
     if window >= 0:
-        near = context.elementwise("gt", steps, binary(context.builder, "sub", own, window))
-        seen = context.elementwise("and", seen, near)
+        in_window = context.elementwise("gt", steps, binary(context.builder, "sub", own, window))
+        seen = context.elementwise("and", seen, in_window)
     return seen

@@ -72,8 +72,8 @@ class SlidingCache:
             context.reshape(one, (batch, 1, self.joint)) for one in (position, there)
         )
         seen = context.elementwise("le", position, own)
-        near = context.elementwise("gt", position, binary(b, "sub", own, self.window))
-        seen = context.elementwise("and", context.elementwise("and", seen, near), there)
+        in_window = context.elementwise("gt", position, binary(b, "sub", own, self.window))
+        seen = context.elementwise("and", context.elementwise("and", seen, in_window), there)
         return context.reshape(seen, (batch, 1, 1, *seen.type.shape[1:]))
 
     def _in_use(self, context: NodeContext, count: Value) -> Value:
