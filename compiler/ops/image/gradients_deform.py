@@ -54,7 +54,7 @@ class _Shapes:
         return reshape(self.d.builder, moved, (self.flat[0], *x.type.shape[1:-1], self.each))
 
     def image_back(self, x: Value, shape: Sequence[Size]) -> Value:
-        """The way back from `image`."""
+        """The gradient of `image`."""
         rank = len(shape)
         split = reshape(
             self.d.builder, x, (self.samples, self.offset_groups, *shape[1:-1], self.each)
@@ -69,7 +69,7 @@ class _Shapes:
         return reshape(self.d.builder, moved, (*self.flat, depth))
 
     def each_tap_back(self, x: Value, shape: Sequence[Size]) -> Value:
-        """The way back from `each_tap`."""
+        """The gradient of `each_tap`."""
         depth = x.type.shape[-1]
         split = (self.samples, self.offset_groups, self.positions, self.taps, depth)
         moved = transpose(self.d.builder, reshape(self.d.builder, x, split), [0, 2, 1, 3, 4])
@@ -90,7 +90,7 @@ class _Shapes:
         return reshape(b, moved, (self.groups, parts[0], parts[1] * parts[3]))
 
     def columns_back(self, x: Value) -> Value:
-        """The way back from `columns`."""
+        """The gradient of `columns`."""
         b, inner = self.d.builder, self.channels // self.groups
         split = reshape(b, x, (self.groups, self.samples * self.positions, self.taps, inner))
         joined = transpose(b, split, [1, 2, 0, 3])
@@ -106,7 +106,7 @@ class _Shapes:
         return reshape(b, moved, (self.groups, self.taps * inner, outer))
 
     def weight_back(self, w: Value, shape: Sequence[Size]) -> Value:
-        """The way back from `weight`."""
+        """The gradient of `weight`."""
         b, inner, outer = self.d.builder, shape[-2], self.features // self.groups
         split = reshape(b, w, (self.groups, self.taps, inner, outer))
         return reshape(b, transpose(b, split, [1, 2, 0, 3]), shape)

@@ -1,4 +1,4 @@
-"""An image read between its elements, written with other operators, and the way back of that.
+"""An image read between its elements, written with other operators, and the gradient of that.
 
 A position is read as a sum of the neighbours along every axis times their weights. What comes back
 goes to all neighbours by their weights; to the position go their values by the weights' slopes.

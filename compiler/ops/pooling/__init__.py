@@ -1,1 +1,1 @@
-"""Maxima and means of what windows see, and the way back."""
+"""Maxima and means over windows, and their gradients."""

@@ -1,4 +1,4 @@
-"""gru_gradient: the way back through the steps of a gru.
+"""gru_gradient: the backward pass through the steps of a gru.
 
 With dh what comes from y[t] and from the step after, and what the forward pass kept of each step:
 
@@ -83,7 +83,7 @@ def _reference(
     return found.astype(dy.dtype), direct.astype(dy.dtype)
 
 
-class _Way:
+class _Gates:
     """What both orders of reset and product share."""
 
     def __init__(
@@ -132,56 +132,57 @@ class _Way:
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
 ) -> Cell:
-    """The way back as its kernels are written from: the state is what comes past the gates."""
+    """The backward pass as a cell, from which its kernels are written: its state is what comes past
+    the gates."""
     dy, weights, dh, _, _, *lengths = inputs
     found, direct = outputs
     node = attributes_of(_DEFAULT, attributes)
     gate, new_gate = node.gates(inputs[3].dtype)
     depth = 3 if node.linear_before_reset else 2
-    way = _Way(builder, inputs, outputs, gate, new_gate, depth)
-    from_dy = from_input(dy, way.width, way.working)
-    products = _linear(way, from_dy) if node.linear_before_reset else _in_two(way, from_dy)
+    gates = _Gates(builder, inputs, outputs, gate, new_gate, depth)
+    from_dy = from_input(dy, gates.width, gates.working)
+    products = _linear(gates, from_dy) if node.linear_before_reset else _in_two(gates, from_dy)
     return Cell(
         weights, dh, None, direct, dy, products, (), node.lengths(lengths), not node.reverse,
-        cleared=(way.double_buffer,), ended=(found,), read=(way.opened, way.before),
-        replaces=(way.opened, way.found),
+        cleared=(gates.double_buffer,), ended=(found,), read=(gates.opened, gates.before),
+        replaces=(gates.opened, gates.found),
     )  # fmt: skip
 
 
-def _linear(way: _Way, from_dy: Any) -> tuple[Product, ...]:
+def _linear(gates: _Gates, from_dy: Any) -> tuple[Product, ...]:
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        dh = way.builder.define(sums[0] + state, "dh").value
-        past, dn = way.begin(place, dh)
-        r = way.gate(place, 1)
-        way.reset(place, r, dn * way.gate(place, 3))
-        way.keep(place, 2, dn * r)
+        dh = gates.builder.define(sums[0] + state, "dh").value
+        past, dn = gates.begin(place, dh)
+        r = gates.gate(place, 1)
+        gates.reset(place, r, dn * gates.gate(place, 3))
+        gates.keep(place, 2, dn * r)
         return past
 
-    return (Product((0,), finish, from_dy, way.double_buffer),)
+    return (Product((0,), finish, from_dy, gates.double_buffer),)
 
 
-def _in_two(way: _Way, from_dy: Any) -> tuple[Product, ...]:
+def _in_two(gates: _Gates, from_dy: Any) -> tuple[Product, ...]:
     """The reset gate's cotangent needs a product of its own."""
-    shape = (way.double_buffer.shape[2], way.width)
-    kept, new = way.builder.scratch(way.working, shape), way.builder.scratch(way.working, shape)
+    shape = (gates.double_buffer.shape[2], gates.width)
+    kept, new = (gates.builder.scratch(gates.working, shape) for _ in range(2))
 
     def begin(place: Place, sums: Sequence[Expression], state: Expression) -> None:
-        past, dn = way.begin(place, way.builder.define(sums[0] + state, "dh").value)
-        way.builder.store(kept, (place.row, place.column), past)
-        way.builder.store(new, (place.row, place.column), dn)
+        past, dn = gates.begin(place, gates.builder.define(sums[0] + state, "dh").value)
+        gates.builder.store(kept, (place.row, place.column), past)
+        gates.builder.store(new, (place.row, place.column), dn)
 
     def finish(place: Place, sums: Sequence[Expression], _: Expression) -> Expression:
-        r = way.gate(place, 1)
-        way.reset(place, r, sums[0] * way.old(place))
+        r = gates.gate(place, 1)
+        gates.reset(place, r, sums[0] * gates.old(place))
         return kept[place.row, place.column] + sums[0] * r
 
     def nothing(place: Place, number: int) -> Expression:
-        return constant(0, way.working)
+        return constant(0, gates.working)
 
-    rows = way.width
+    rows = gates.width
     assert isinstance(rows, int)
     return (
-        Product((0,), begin, from_dy, way.double_buffer),
+        Product((0,), begin, from_dy, gates.double_buffer),
         Product((0,), finish, nothing, new, first=2 * rows),
     )
 

@@ -1,4 +1,5 @@
-"""What lstm_gradient, gru_gradient and rnn_gradient share: types, and the references' way back."""
+"""What lstm_gradient, gru_gradient and rnn_gradient share: types, and the reference's backward
+pass."""
 
 from __future__ import annotations
 

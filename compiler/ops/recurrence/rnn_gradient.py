@@ -1,4 +1,4 @@
-"""rnn_gradient: the way back through the steps of an rnn.
+"""rnn_gradient: the backward pass through the steps of an rnn.
 
     dgate[t] = (dy[t] + dh) * f'(y[t])
     dh = dgate[t] @ weights
@@ -70,7 +70,8 @@ def _reference(
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
 ) -> Cell:
-    """The way back as its kernels are written from: the state is what comes past the gates."""
+    """The backward pass as a cell, from which its kernels are written: its state is what comes past
+    the gates."""
     dy, weights, dh, y, *lengths = inputs
     found, direct = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
