@@ -4,7 +4,7 @@
       for every gate, for every block of the depth
         for the groups of the bundle
           sums, rows x columns                        in registers, on from the block before
-      what becomes of the sums, row by row, with instructions of their own for each row of a group
+      what becomes of the sums, row by row
 
 The groups after the first find the block's weights in the first-level cache: otherwise each of
 them would take the whole panel out of the second level again. What rows need at the end is fetched
@@ -12,8 +12,9 @@ meanwhile, piece by piece; so is the next block, if the second level does not ho
 
 In a loop over rows, an instruction reads addresses a row apart, and the processor fetches those of
 the rows that would come next: where threads share the rows, another core's, which has to take each
-line back before it writes it. That costs 8 % of an LSTM's training step on two threads if the cores
-have no common last cache (Zen 5: 25.0 -> 22.9 ms, otherwise 20.9 -> 20.6).
+line back before it writes it. So each row of a share has instructions of its own. (Zen 5, a step of
+an LSTM's training on two threads: 25.0 -> 22.9 ms if the cores have no common last cache, otherwise
+20.9 -> 20.6.)
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Blocks:
     and depth. `fetch(row, count, piece, pieces)` asks for a piece of what will be read of row(0),
     row(1) ... row(count - 1). `approach`, where weights are far, asks for the cache line of an
     element. `open` gives what becomes of a sum of a row, a gate and a column, and `finish` is then
-    given all gates of a row and a column.
+    given all gates of a row and a column. `is_share`: whether other rows are another thread's.
     """
 
     builder: KernelBuilder
@@ -82,6 +83,7 @@ class Blocks:
     approach: Callable[[Size, Size, Size, Size], None] | None
     open: Callable[[Size, int, Size, Expression], Expression]
     finish: Callable[[Size, Size, list[Expression]], None]
+    is_share: bool
 
     def write(self) -> None:
         """The loops over all rows."""
@@ -89,9 +91,13 @@ class Blocks:
         for first, count in even_parts(self.builder, self.batch, BUNDLE * self.rows):
             with self.builder.loop(self.gates) as number:
                 self._multiply(memory, number, first, count)
+            if not self.is_share:
+                with self.builder.loop(count) as row:
+                    self._end(memory, first, row)
+                continue
             for before, height in even_parts(self.builder, count, self.rows):
-                for row in range(height):
-                    self._end(memory, first, before + row)
+                for within in range(height):
+                    self._end(memory, first, before + within)
 
     def _end(self, memory: Buffer, first: Size, row: Size) -> None:
         """What becomes of the sums of one row of a bundle that begins at `first`."""

@@ -289,6 +289,7 @@ class _Writer:
             approach=approach if self.layout.far else None,
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
+            is_share=share.rows != 0,
         )  # fmt: skip
 
     def _tile(self, work: StepProduct, panel: Size, width: Size, rows: list[Size]) -> None:
