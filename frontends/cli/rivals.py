@@ -51,9 +51,14 @@ def start_openvino(
     runtime: Any = importlib.import_module("openvino")
     model = runtime.Core().read_model(str(path))
     model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        # By default, what narrow weights are multiplied by is rounded to 8 bits.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
     if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads  # type: ignore[assignment]
+        settings["INFERENCE_NUM_THREADS"] = threads
     compiled = runtime.Core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     arrays = dict(inputs)
