@@ -68,3 +68,32 @@ def test_what_follows_sums_is_their_epilogue_unless_others_read_them_too() -> No
             assert _roots(b, total, b.apply("neg", sums)) == ["matmul", "neg", "reduce_sum"]
         else:
             assert _roots(b, total) == ["exp", "reduce_sum"]
+
+
+def test_a_transpose_is_stored_beside_an_operand_that_is_read_along() -> None:
+    b = GraphBuilder("crossed")
+    square = TensorType(f32, (64, 64))
+    x, y, z = (b.input(name, square) for name in "xyz")
+    turned = [b.apply("transpose", each, permutation=(1, 0)) for each in (y, z)]
+    assert _roots(b, b.apply("add", b.apply("exp", x), turned[0])) == ["add", "transpose"]
+
+
+def test_a_transpose_is_read_where_nothing_else_is_read_along() -> None:
+    b = GraphBuilder("not crossed")
+    square, small = TensorType(f32, (64, 64)), TensorType(f32, (8, 8))
+    (x, y), (u, v) = (
+        [b.input(n, kind) for n in names] for names, kind in (("xy", square), ("uv", small))
+    )
+    row = b.apply("broadcast_to", b.input("row", TensorType(f32, (64,))), shape=(64, 64))
+    turned = [b.apply("transpose", each, permutation=(1, 0)) for each in (x, y, v)]
+    heads = b.apply("transpose", b.input("h", TensorType(f32, (8, 16, 32))), permutation=(1, 0, 2))
+    other = b.input("o", TensorType(f32, (16, 8, 32)))
+    both = b.apply("add", turned[0], b.apply("exp", turned[1]))
+    roots = _roots(
+        b,
+        b.apply("mul", both, row),
+        b.apply("sub", u, turned[2]),
+        b.apply("max", heads, other),
+        b.apply("relu", turned[0]),
+    )
+    assert "transpose" not in roots

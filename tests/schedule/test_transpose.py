@@ -217,3 +217,30 @@ def test_a_bias_does_not_hide_that_phases_become_neighbours() -> None:
     (kernel,) = kernels_of(program.steps)
     stores = [line for line in print_kernel(kernel).splitlines() if "out0[" in line]
     assert len(stores) == 2 and not any("%2" in line for line in stores)
+
+
+def test_what_shares_a_line_is_stored_in_a_row() -> None:
+    """Gradients of convolutions to ONNX's order: 9 taps, 36 bytes, of each input channel."""
+    b = GraphBuilder("taps")
+    x = b.input("x", TensorType(f32, (9, 40, 48)))
+    graph = b.finish([b.apply("transpose", x, permutation=(2, 1, 0))])
+    (kernel,) = kernels_of(build_program(graph, x86.AVX512).steps)
+    spans = spans_of(kernel)
+    assert spans is not None
+    out = spans[kernel.buffers[-1].name]
+    # The first items write 16 outputs' gradients, the next ones the next 16.
+    thirds = len(out.low) // 3
+    assert max(out.high[:thirds]) <= 16 * 360 <= min(out.low[thirds : 2 * thirds])
+
+
+@on_each_target
+@pytest.mark.parametrize("kind", [np.float32, np.int8])
+def test_short_rows_beside_one_another(kind: type, target: Target) -> None:
+    rng = np.random.default_rng(3)
+    shapes = [(9, 40, 48), (4, 33, 17), (25, 7, 20), (2, 64, 65), (32, 5, 70), (9, 1, 300)]
+    b = GraphBuilder("taps")
+    arrays: list[Array] = [rng.integers(-100, 100, shape).astype(kind) for shape in shapes]
+    inputs = [b.input(f"x{k}", TensorType(type_of(x).dtype, x.shape)) for k, x in enumerate(arrays)]
+    outputs = [b.apply("transpose", x, permutation=(2, 1, 0)) for x in inputs]
+    for x, found in zip(arrays, _run(b, outputs, arrays, target), strict=True):
+        np.testing.assert_array_equal(found, x.transpose(2, 1, 0), err_msg=str(x.shape))

@@ -31,6 +31,7 @@ from bessemer.compiler.schedule.grouping.attention import Attention, find_attent
 from bessemer.compiler.schedule.grouping.byte_chains import (
     decodes,
 )
+from bessemer.compiler.schedule.grouping.crossed_operands import is_crossed
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.grouping.fusion_rules import FusionRules
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
@@ -56,14 +57,16 @@ def form_groups(
     wanted: Callable[[Attention], bool] = in_registers,
     by_pairs: bool = True,
     by_regions: bool = True,
+    by_squares: bool = True,
 ) -> Grouping:
     """The groups of a graph. The graphs of its regions have groups of their own.
 
     `wanted` says which attentions become one group each. If `by_pairs`, products of bfloat16 and
     bytes read two or four neighbours along the depth at once; if `by_regions`, convolutions with
-    much padding may read the image without it.
+    much padding may read the image without it; if `by_squares`, transposes are done by squares in
+    registers.
     """
-    return _Former(graph, wanted, by_pairs, by_regions).form()
+    return _Former(graph, wanted, by_pairs, by_regions, by_squares).form()
 
 
 def separate_groups(graph: Graph) -> Grouping:
@@ -79,10 +82,16 @@ def separate_groups(graph: Graph) -> Grouping:
 
 class _Former:
     def __init__(
-        self, graph: Graph, wanted: Callable[[Attention], bool], by_pairs: bool, by_regions: bool
+        self,
+        graph: Graph,
+        wanted: Callable[[Attention], bool],
+        by_pairs: bool,
+        by_regions: bool,
+        by_squares: bool,
     ) -> None:
         self.graph = graph
         self.by_pairs = by_pairs
+        self.by_squares = by_squares
         self.producers = graph.producers()
         self.rules = FusionRules(self.producers, graph.users(), graph.outputs)
         self.roots: dict[Value, Group] = {}
@@ -114,6 +123,8 @@ class _Former:
         groups = self.readers.get(value, set())
         free = kind == "view" or is_widening(node) or decodes(node, self.producers)
         if any(self.rules.is_added_across(group, node) for group in groups):
+            self.forced.add(value)
+        if self.by_squares and is_crossed(node, groups, self.producers):
             self.forced.add(value)
         if free and value not in self.forced:
             for group in groups:
