@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bessemer.compiler.options import Choice, Tuning
 
@@ -57,13 +59,46 @@ class Contest:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out: `before` and `after` are seconds of a run, without and with the tuning."""
+    """What came out: `before` and `after` are seconds of a run, without and with the tuning.
+    `interrupted` says that Ctrl-C ended the trials."""
 
     tuning: Tuning
     contests: dict[str, Contest]
     trials: int
     before: float
     after: float
+    interrupted: bool = False
+
+
+class Tuner(Protocol):
+    """What tries forms of a model's kernels: on a processor or a GPU."""
+
+    contests: dict[str, Contest]
+    trials: int
+
+    def attempt(self, entries: Mapping[str, Choice]) -> None:
+        """Compiles and measures these forms, one of each kernel, and judges them."""
+
+
+def run_trials(tuner: Tuner, cost: float, end: float, interruptible: bool, report: Report) -> bool:
+    """Tries forms until none is left, or `end` (of time.monotonic) is nearer than two trials: the
+    final comparison takes as long as two. `cost` is an estimate of the first trial's seconds.
+
+    Returns whether Ctrl-C ended the trials; it is raised if they are not `interruptible`.
+    """
+    try:
+        while time.monotonic() + 2 * cost < end and (entries := _offered(tuner.contests)):
+            begin = time.monotonic()
+            tuner.attempt(entries)
+            tuner.trials += 1
+            cost = time.monotonic() - begin
+            report(_progress(tuner.trials, tuner.contests))
+    except KeyboardInterrupt:
+        if not interruptible:
+            raise
+        report("interrupted: comparing what was found so far; Ctrl-C again drops it")
+        return True
+    return False
 
 
 def _blocks(choice: Choice) -> list[Choice]:
@@ -84,7 +119,7 @@ def _innermost(choice: Choice) -> list[Choice]:
 _STAGES: tuple[Callable[[Choice], list[Choice]], ...] = (_blocks, _innermost)
 
 
-def offered(contests: Mapping[str, Contest]) -> dict[str, Choice]:
+def _offered(contests: Mapping[str, Contest]) -> dict[str, Choice]:
     """What to try next of every kernel."""
     found = {name: one.next() for name, one in contests.items()}
     return {name: choice for name, choice in found.items() if choice is not None}
@@ -95,6 +130,6 @@ def winners(contests: Mapping[str, Contest]) -> dict[str, Choice]:
     return {name: one.best for name, one in contests.items() if one.best}
 
 
-def progress(trials: int, contests: Mapping[str, Contest]) -> str:
+def _progress(trials: int, contests: Mapping[str, Contest]) -> str:
     """For a report."""
     return f"{trials} trials, {sum(one.ratio < 1 for one in contests.values())} found better"

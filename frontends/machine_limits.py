@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from bessemer.compiler.targets.machine import Target
@@ -13,6 +14,7 @@ from bessemer.frontends.traffic import Traffic
 @dataclass(frozen=True)
 class Limits:
     """What so many threads can do at most, per second: float32 operations, and bytes by level.
+    They have a processor each.
 
     An instruction that adds several products to a sum starts as often as one that adds one does.
     """
@@ -46,7 +48,9 @@ class Limits:
 
 
 def measure_limits(target: Target, threads: int) -> Limits:
-    """Measures for about half a second; the target must be this machine."""
+    """Measures for about half a second; the target must be this machine. More threads than the
+    process may use processors can do no more than so many."""
+    threads = min(threads, len(os.sched_getaffinity(0)))
     peak, mover = prepare_peak(target), prepare_mover(target)
     levels = tuple(measure_levels(mover, threads))
     rate = max(measure_peak(peak, threads, 400_000) for _ in range(5))

@@ -25,8 +25,7 @@ from bessemer.frontends.contest import (
     Contest,
     Report,
     Tuned,
-    offered,
-    progress,
+    run_trials,
     winners,
 )
 from bessemer.frontends.given_sizes import given_seconds
@@ -51,26 +50,21 @@ def tune_model(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array | None] | None = None,
     report: Report = lambda text: None,
+    interruptible: bool = False,
 ) -> Tuned:
     """Measures for about so long. Sizes that the model leaves open are a batch of 1, and 64.
 
     It changes no promise: the same tuning gives the same code, whose results do not depend on the
-    number of threads. Raises CompileError for seconds that are none.
+    number of threads. If it is `interruptible`, Ctrl-C ends the trials, and the result is what they
+    have found. Raises CompileError for seconds that are none.
     """
     start, seconds = time.monotonic(), given_seconds(seconds)
     tuner = _Tuner(as_graph(model, dims, values), options)
     tuner.enter(tuner.base)
     cost = time.monotonic() - start
-    # A trial costs a compilation and its runs; the last check costs two of them.
-    while time.monotonic() - start + 2 * cost + _CHECK_SECONDS < seconds:
-        begin = time.monotonic()
-        entries = offered(tuner.contests)
-        if not entries:
-            break
-        tuner.attempt(entries)
-        cost = time.monotonic() - begin
-        report(progress(tuner.trials, tuner.contests))
-    return tuner.result()
+    end = start + seconds - _CHECK_SECONDS
+    interrupted = run_trials(tuner, cost, end, interruptible, report)
+    return replace(tuner.result(), interrupted=interrupted)
 
 
 @dataclass(eq=False)
@@ -116,7 +110,6 @@ class _Tuner:
         won = [one for name, one in entries.items() if contests[name].best == one]
         if any({"winograd", "tiles"} & one.keys() for one in won):
             self.enter(trial)  # another method has kernels of its own
-        self.trials += 1
 
     def result(self) -> Tuned:
         """The winners all together against the model as it was: those that do not hold up are

@@ -26,8 +26,7 @@ from bessemer.frontends.contest import (
     Contest,
     Report,
     Tuned,
-    offered,
-    progress,
+    run_trials,
     winners,
 )
 from bessemer.frontends.given_sizes import given_seconds
@@ -54,9 +53,10 @@ def tune_for_device(
     values: Mapping[str, Array | None] | None = None,
     report: Report = lambda text: None,
     effort: Effort = NORMAL,
+    interruptible: bool = False,
 ) -> Tuned:
     """Measures for about so long, on a device of the driver. Sizes that the model leaves open are
-    a batch of 1, and 64.
+    a batch of 1, and 64. Ctrl-C is as for `tune_model`.
 
     Raises DeviceError where the device cannot run the model as it is, CompileError for seconds that
     are none.
@@ -67,17 +67,8 @@ def tune_for_device(
     try:
         tuner.enter()
         cost = time.monotonic() - start
-        # A trial costs a compilation and its runs; the last check costs two of them.
-        while time.monotonic() - start + 2 * cost < seconds:
-            begin = time.monotonic()
-            entries = offered(tuner.contests)
-            if not entries:
-                break
-            tuner.attempt(entries)
-            tuner.trials += 1
-            cost = time.monotonic() - begin
-            report(progress(tuner.trials, tuner.contests))
-        return tuner.result()
+        interrupted = run_trials(tuner, cost, start + seconds, interruptible, report)
+        return replace(tuner.result(), interrupted=interrupted)
     finally:
         tuner.base.model.close()
 

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 import typer
 
 from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
+from bessemer.frontends.cli.exit_codes import BUG, FAILED_RUN, UNSUPPORTED, WRONG_MODEL
 from bessemer.frontends.cli.lazy import LazyCommand, command_group
 from bessemer.frontends.cli.output import print_json, write_note
 from bessemer.runtime.errors import ArtifactError, RunError
-
-WRONG_MODEL, USAGE, UNSUPPORTED, FAILED_RUN, BUG = 1, 2, 3, 4, 5
-"""Exit codes; 0 is success."""
 
 COMMANDS = (
     LazyCommand("compile", "compile", "Compile a model to a shared library, object or archive."),

@@ -57,9 +57,11 @@ def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str
 
 def check_folders(*files: Path | None) -> None:
     """Work may take long: a file that cannot be written in the end is told before."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
+    for file in filter(None, files):
+        if not file.absolute().parent.is_dir():
             raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
+        if file.is_dir():
+            raise CompileError(f"{file} cannot be written: it is a folder.")
 
 
 def parse_list(text: str) -> list[str]:

@@ -18,6 +18,7 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_rounds import Measured, Setting, measure
 from bessemer.frontends.cli.bench_worker import ARTIFACT, BESSEMER, PEAK, Job
+from bessemer.frontends.cli.exit_codes import FAILED_RUN
 from bessemer.frontends.cli.output import (
     format_bytes,
     print_json,
@@ -127,9 +128,11 @@ def _thread_counts(text: str) -> list[int]:
     if not counts or not all(count.isdecimal() and int(count) for count in counts):
         raise typer.BadParameter(f"--threads {text!r} is not a list of numbers such as 1,2.")
     possible = [int(count) for count in counts if int(count) <= allowed]
+    if not possible:
+        raise typer.BadParameter(f"--threads {text}: this process may use {allowed} processors.")
     if len(possible) < len(counts):
         write_note(f"only {allowed} processors: more threads than that are left out", "yellow")
-    return possible or [allowed]
+    return possible
 
 
 def _rivals(text: str) -> list[str]:
@@ -244,7 +247,7 @@ def _report(work: Work, rows: list[dict[str, Any]], as_json: bool) -> None:
             if "failed" in row:
                 write(f"{row['system']}, {row['threads']} threads: {row['failed']}")
     if any("failed" in row for row in rows if row["system"].startswith(BESSEMER)):
-        raise typer.Exit(4)
+        raise typer.Exit(FAILED_RUN)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

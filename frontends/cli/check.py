@@ -16,6 +16,7 @@ from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.compiler_steps import schedule
 from bessemer.frontends.cli.device_target import levels_of
+from bessemer.frontends.cli.exit_codes import UNSUPPORTED, WRONG_MODEL
 from bessemer.frontends.cli.output import (
     format_bytes,
     print_json,
@@ -61,12 +62,12 @@ def _checked(model: Path, dims: dict[str, int], target: str) -> tuple[dict[str, 
             code = 0
         except UnsupportedError as error:
             report["problems"] = list(error.items) or [str(error)]
-            code = 3
+            code = UNSUPPORTED
         except CompileError as error:
             report["problems"] = [str(error).removeprefix(f"{model}: ")]
-            code = 1
+            code = WRONG_MODEL
     report["warnings"] = [str(warning.message) for warning in caught]
-    report["status"] = {0: "ok", 1: "wrong", 3: "unsupported"}[code]
+    report["status"] = {0: "ok", WRONG_MODEL: "wrong", UNSUPPORTED: "unsupported"}[code]
     return report, code
 
 

@@ -18,7 +18,8 @@ from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import device_phases, write_device_artifact
-from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
+from bessemer.frontends.cli.exit_codes import INTERRUPTED
+from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write, write_note
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.save_device import check_suffix
 from bessemer.frontends.tune import tune_model
@@ -124,9 +125,13 @@ def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune
     graph = job.graph(phases)
     if tune:
         with phases.phase("Tune"):
-            options = replace(options, tuning=tune_model(graph, options, tune).tuning)
+            found = tune_model(graph, options, tune, interruptible=job.tuning is not None)
+        options = replace(options, tuning=found.tuning)
         if job.tuning is not None:
             write_tuning(job.tuning, options.tuning, machine)
+        if found.interrupted:
+            write_note(f"interrupted; what was found before is in {job.tuning}", style="yellow")
+            raise typer.Exit(INTERRUPTED)
     made = _build(phases, graph, options)
     with phases.phase(f"Write {job.output.name}"):
         files = save(made.code, made.weights, job.output, weights, job.linker)

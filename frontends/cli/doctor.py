@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from bessemer.compiler.targets.choose import TARGETS, host_target
 from bessemer.compiler.targets.nvptx import DEVICES, device_of_capability
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.cache import contents
+from bessemer.frontends.cli.exit_codes import FAILED_RUN
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
 from bessemer.frontends.compile import compile as compile_model
 from bessemer.frontends.peak import measure_peak, prepare_peak
@@ -42,14 +44,14 @@ _PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime", "openvino", "ziglang")
 def command(as_json: arguments.AsJson = False) -> None:
     """Describe this installation and machine, and compile and run a small network."""
     with spinner("Examining"):
-        found = {name: _safely(part) for name, part in _PARTS.items()}
+        found = {name: _safely(part) for name, part in PARTS.items()}
     if as_json:
         print_json(found)
     else:
         rows = [[name, _shown(entry)] for name, entry in found.items()]
         print_table(("", f"bessemer {bessemer.__version__}"), rows)
     if not found["self test"].get("ok"):
-        raise typer.Exit(4)
+        raise typer.Exit(FAILED_RUN)
 
 
 def _safely(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -164,7 +166,20 @@ def _device(driver: CudaDriver, device: int) -> str:
 def _cache() -> dict[str, Any]:
     folder = cache_folder()
     entries, size = contents(folder)
-    return {"folder": folder or "off", "entries": entries, "size": format_bytes(size)}
+    found = {"folder": folder or "off", "entries": entries, "size": format_bytes(size)}
+    if folder is not None and (reason := _why_unwritable(folder)):
+        found["kept"] = f"nothing: {reason}"
+    return found
+
+
+def _why_unwritable(folder: Path) -> str:
+    """The system's reason why no entry can be made in a folder; empty where one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _self_test() -> dict[str, Any]:
@@ -195,7 +210,7 @@ def _self_test() -> dict[str, Any]:
     }
 
 
-_PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "software": _software,
     "processor": _processor,
     "threads": _threads,

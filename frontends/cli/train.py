@@ -16,6 +16,7 @@ from bessemer.compiler.codegen.artifact.link import SUFFIXES
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.exit_codes import INTERRUPTED
 from bessemer.frontends.cli.memory_table import show_plan
 from bessemer.frontends.cli.output import (
     console,
@@ -202,7 +203,7 @@ def _fit(
         except KeyboardInterrupt:
             kept = f" The state is in {checkpoint}." if checkpoint else ""
             write_note(f"Interrupted after {found.trainer.steps} steps.{kept}", style="yellow")
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.nvptx import CUDA
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.exit_codes import INTERRUPTED
 from bessemer.frontends.cli.output import (
     format_seconds,
     print_json,
@@ -67,15 +68,32 @@ def command(
             level = target_at_hand(driver, device)
             key = device_key(driver, device, level)
             found = tune_for_device(
-                model, options, seconds, level, driver, device, dims, report=status.update
+                model,
+                options,
+                seconds,
+                level,
+                driver,
+                device,
+                dims,
+                report=status.update,
+                interruptible=True,
             )
         else:
             key = host_target().name
-            found = tune_model(model, options, seconds, dims, report=status.update)
+            found = tune_model(
+                model, options, seconds, dims, report=status.update, interruptible=True
+            )
     if output is not None:
         write_choices(output, found.tuning, key)
     if not found.trials and any(one.waiting for one in found.contests.values()):
         write_note(f"--seconds {seconds:g} were over before anything was tried: give more")
+    _print(found, as_json)
+    if found.interrupted:
+        write_note("interrupted; this is what was found before", style="yellow")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print(found: Tuned, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(found))
         return

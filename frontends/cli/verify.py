@@ -16,6 +16,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.exit_codes import FAILED_RUN
 from bessemer.frontends.cli.output import Phases, print_json, print_table, write_note
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
@@ -181,7 +182,7 @@ def _finish(rows: list[dict[str, Any]], reference: str, as_json: bool) -> None:
         print_table([*columns, ""], cells, f"against {reference}", right="llrrrrl")
     if not ok:
         write_note("The results differ.", style="red")
-        raise typer.Exit(4)
+        raise typer.Exit(FAILED_RUN)
 
 
 def _cell(entry: object) -> str:

@@ -60,9 +60,11 @@ def model(tmp_path: Path) -> Path:
 def test_what_cannot_be_written_is_told_before_the_work_begins(
     command: str, model: Path, tmp_path: Path
 ) -> None:
-    verb, *words = command.replace("FILE", str(tmp_path / "missing" / "y")).split()
-    code, out, err = run_command(verb, model, *words)
-    assert code == 1 and "there is no folder" in err and "[1/" not in err and out == ""
+    for place, reason in (("missing/y", "there is no folder"), ("here", "it is a folder")):
+        verb, *words = command.replace("FILE", str(tmp_path / place)).split()
+        (tmp_path / "here").with_suffix(Path(command.split()[2]).suffix).mkdir(exist_ok=True)
+        code, out, err = run_command(verb, model, *words)
+        assert code == 1 and reason in err and "[1/" not in err and out == ""
 
 
 def test_a_linker_that_is_not_there_is_told_before_the_work_begins(model: Path) -> None:

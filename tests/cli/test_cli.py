@@ -86,6 +86,8 @@ def test_usage_errors_end_with_2(net: Path) -> None:
     assert run_command("run", net, "--dim", "batch")[0] == 2
     assert run_command("inspect", net, "--after", "no_such_pass")[0] == 2
     assert run_command("bench", net, "--threads", "many")[0] == 2
+    code, _, err = run_command("bench", net, "--threads", "99999")
+    assert code == 2 and "may use" in err  # each of its threads has a processor
 
 
 def test_a_wrong_model_ends_with_1_and_shows_no_traceback(tmp_path: Path) -> None:

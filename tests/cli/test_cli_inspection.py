@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bessemer.frontends.cli import doctor
 from bessemer.frontends.onnx_reader.operators.repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
 from tests.command_line import run_command, save_model, save_net, save_unsupported
@@ -206,6 +207,15 @@ def test_the_doctor_finds_itself_well() -> None:
     assert report["self test"]["ok"] is True
     assert report["software"]["onnxruntime"] == onnxruntime.__version__
     assert not [name for name, part in report.items() if "error" in part]
+
+
+def test_the_doctor_sees_that_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place, kept in (("file", "nothing: File exists"), ("made", None)):
+        monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path / place))
+        assert doctor.PARTS["cache"]().get("kept") == kept
 
 
 def test_the_cache_is_shown_and_emptied(

@@ -23,7 +23,7 @@ from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import Level, measure_copy, measure_levels, prepare_mover
-from bessemer.frontends.machine_limits import Limits
+from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.operation_count import operations_of, products_of
 from bessemer.frontends.profile import Event, Profile, compile_profiled, events_of
 from bessemer.frontends.traffic import Traffic, traffic_of
@@ -34,6 +34,17 @@ from tests.planned import planned
 
 LIMITS = Limits(1, 1e11, (Level(1, 1 << 15, 4e11, 4e11), Level(0, 1 << 62, 4e10, 2e10)))
 """Of no machine: what is computed from them can be checked."""
+
+
+def test_more_threads_than_processors_can_do_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are not given memory for measurements, some 64 MiB each."""
+    module = "bessemer.frontends.machine_limits"
+    monkeypatch.setattr(f"{module}.os.sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setattr(f"{module}.measure_levels", lambda mover, threads: [])
+    monkeypatch.setattr(f"{module}.measure_peak", lambda peak, threads, count: float(threads))
+    for wanted, given in ((999, 3), (2, 2)):
+        found = measure_limits(host_target(), wanted)
+        assert (found.threads, found.peak) == (given, given)
 
 
 def _product(rows: Any = 64, depth: int = 96, columns: int = 80) -> Graph:

@@ -1,6 +1,8 @@
 """The tuner, and what a tuning does to a compilation: it changes the speed, and nothing else."""
 
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, f32
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.options import Options, Tuning
+from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.schedule.lowering import choices
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import contest, tune
@@ -231,6 +233,46 @@ def test_of_forms_that_are_equal_the_first_stays() -> None:
     assert one.best == {"height": 6}
     one.judge({"height": 8}, 0.4)
     assert one.best == {"height": 8}
+
+
+class _OneKernel:
+    """A tuner of one kernel, whose second form is faster; Ctrl-C comes with the third."""
+
+    def __init__(self) -> None:
+        self.contests = {"one": Contest({"height": 1}, 1.0, waiting=[{"height": 2}] * 2)}
+        self.trials = 0
+
+    def attempt(self, entries: Mapping[str, Choice]) -> None:
+        if self.trials:
+            raise KeyboardInterrupt
+        self.contests["one"].judge(entries["one"], 0.5)
+
+
+def test_ctrl_c_ends_the_trials_and_keeps_what_they_found() -> None:
+    told: list[str] = []
+    tuner, end = _OneKernel(), time.monotonic() + 60
+    assert contest.run_trials(tuner, 0.0, end, True, told.append)
+    assert tuner.trials == 1 and "interrupted" in told[-1]
+    assert contest.winners(tuner.contests) == {"one": {"height": 2}}
+    with pytest.raises(KeyboardInterrupt):
+        contest.run_trials(_OneKernel(), 0.0, end, False, told.append)
+
+
+def test_an_interrupted_command_writes_what_was_found_and_ends_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, interruptible: bool, **__: object) -> contest.Tuned:
+        assert interruptible
+        return contest.Tuned(Tuning({"one": {"height": 2}}), {}, 1, 2.0, 1.0, interrupted=True)
+
+    net, made = save_net(tmp_path), tmp_path / "net.o"
+    for module, words in (("tune", ("-o",)), ("compile", ("-o", made, "--tune", 9, "--tuning"))):
+        path = tmp_path / f"{module}.json"
+        monkeypatch.setattr(f"bessemer.frontends.cli.{module}.tune_model", interrupted)
+        code, _, told = run_command(module, net, *words, path)
+        assert code == 130 and "interrupted" in told
+        assert read_tuning(path, host_target()).choices == {"one": {"height": 2}}
+    assert not made.exists()
 
 
 def test_compile_remembers_its_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
