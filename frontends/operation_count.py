@@ -102,6 +102,9 @@ def _operations(node: Node) -> Size:
             return 2 * node.inputs[0].type.numel * product(shapes[1][:-1])
         case "lstm" | "gru" | "rnn":
             return 2 * node.inputs[0].type.numel * shapes[1][0]
+        case "linear_attention":
+            products = 3 if node.attributes["has_beta"] else 2
+            return 2 * products * shapes[0][3] * node.outputs[0].type.numel
         case "max_pool" | "average_pool":
             return node.output.type.numel * product(node.attributes["kernel"])
         case name if name.startswith("reduce_"):

@@ -51,6 +51,7 @@ from bessemer.compiler.ops.recurrence import (  # noqa: F401  (each registers it
     byte_lstm,
     gru,
     gru_gradient,
+    linear_attention,
     lstm,
     lstm_gradient,
     rnn,

@@ -28,6 +28,7 @@ from bessemer.frontends.onnx_reader.operators import (  # noqa: F401  (each regi
     image_decoder,
     index,
     labels,
+    linear_attention,
     loop,
     matmul,
     ml,

@@ -42,8 +42,7 @@ def _count(low: int, high: int) -> str:
 
 
 _STEPS = {"state_window": 0, "channels_last": 0, "dilation": 1, "ndim": 1}
-ADOPTED = {("com.microsoft", name): 27 for name in ("CausalConvWithState", "LinearAttention")}
-ADOPTED["", "LayerNormalization"] = 17
+ADOPTED = {("com.microsoft", "CausalConvWithState"): 27, ("", "LayerNormalization"): 17}
 """Operators that ONNX took over as they were, and with which set: models that onnxruntime has
 optimized have them in earlier sets too. Those of com.microsoft have got further attributes since,
 which mean nothing while they are as in `_STEPS`."""

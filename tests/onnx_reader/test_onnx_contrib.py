@@ -228,20 +228,6 @@ _CASES: list[tuple[str, Sequence[Array | None], int, dict[str, Any], float]] = [
     ("Range", [np.array(k, np.float32) for k in (1, 7, 2)], 1, {}, 0.0),
     ("GatherND", [floats(3, 4), np.array([[0, 1], [2, 2]])], 1, {}, 0.0),
     (
-        "LinearAttention",
-        [
-            floats(2, 5, 8),
-            floats(2, 5, 8) / 3,
-            floats(2, 5, 6),
-            floats(2, 2, 4, 3),
-            -np.abs(floats(2, 5, 2)),
-            np.abs(floats(2, 5, 2)) / 3,
-        ],
-        2,
-        {"q_num_heads": 2, "kv_num_heads": 2},
-        2e-5,
-    ),
-    (
         "CausalConvWithState",
         [floats(2, 6, 5), floats(6, 1, 4), floats(6), floats(2, 6, 3)],
         2,

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -75,10 +74,3 @@ def test_biases_with_what_follows_them() -> None:
     (curved,) = run_node("Gelu", [gate])
     (ours,) = _run("BiasSplitGelu", [x, bias])
     np.testing.assert_allclose(ours, linear * curved, rtol=1e-5, atol=1e-6)
-
-
-def test_states_in_windows_are_refused() -> None:
-    """ONNX took the operator over without them."""
-    given = [floats(2, 5, 8), floats(2, 5, 8), floats(2, 5, 8)]
-    with pytest.raises(UnsupportedError, match="LinearAttention"):
-        _run("LinearAttention", given, 2, q_num_heads=2, kv_num_heads=2, state_window=2)
