@@ -22,22 +22,27 @@ from bessemer.runtime.errors import ArtifactError, RunError
 
 COMMANDS = (
     LazyCommand("compile", "compile", "Compile a model to a shared library, object or archive."),
-    LazyCommand("run", "run", "Run a model or an artifact on arrays from a file, or random ones."),
-    LazyCommand("bench", "bench", "Measure a model: fused, unfused, against other systems."),
+    LazyCommand("run", "run", "Run a model or an artifact on given or random inputs."),
+    LazyCommand("bench", "bench", "Measure a model, also unfused and in other systems."),
     LazyCommand("profile", "profile", "Show where a model's time goes, kernel by kernel."),
     LazyCommand("train", "train", "Train what a TOML file or a Python module describes."),
-    LazyCommand("tune", "tune", "Measure other forms of a model's kernels, and keep the best."),
+    LazyCommand(
+        "tune", "tune", "Measure other forms of a model's kernels, and write the best to a file."
+    ),
     LazyCommand("verify", "verify", "Compare a model's results with another implementation's."),
-    LazyCommand("check", "check", "List all that is wrong or unsupported in a model."),
-    LazyCommand("inspect", "inspect", "Show what the compiler makes of a model, at any station."),
+    LazyCommand("check", "check", "List everything in a model that is wrong or not supported."),
+    LazyCommand("inspect", "inspect", "Show the graph, kernels, memory plan or code of a model."),
     LazyCommand("list-ops", "list_ops", "List the supported operators."),
-    LazyCommand("doctor", "doctor", "Describe this installation and machine, and test them."),
+    LazyCommand(
+        "doctor", "doctor", "Show versions, processor and cache, and test the installation."
+    ),
     LazyCommand("cache", "cache", "Show the compile cache, or empty it."),
 )
 
 _EPILOGUE = (
-    "Exit codes: 0 success, 1 the model or an option is wrong, 2 usage, 3 the model needs something"
-    " unsupported, 4 a run failed or its results are wrong, 5 a bug in Bessemer."
+    "Exit codes: 0 success; 1 the model, a file or an option's value is wrong; 2 usage error; 3 the"
+    " model uses something that is not supported; 4 a run failed, or results differ; 5 a bug in"
+    " Bessemer; 130 interrupted."
 )
 
 

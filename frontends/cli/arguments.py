@@ -18,13 +18,22 @@ Dims = Annotated[
     typer.Option("--dim", metavar="NAME=SIZE", help="Fix a symbolic dimension; may be repeated."),
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", metavar="NAME", help="The machine to compile for; see doctor.")
+    str,
+    typer.Option(
+        "--target", metavar="NAME", help="The machine to compile for; `doctor` lists them."
+    ),
 ]
-PrecisionChoice = Annotated[Precision, typer.Option("--precision", help="The arithmetic.")]
+PrecisionChoice = Annotated[
+    Precision, typer.Option("--precision", help="Precision of the arithmetic.")
+]
 Optimize = Annotated[
     int,
     typer.Option(
-        "-O", "--optimize", min=0, max=2, help="0 plain loops, 1 vector loops, 2 everything."
+        "-O",
+        "--optimize",
+        min=0,
+        max=2,
+        help="0: plain loops, 1: vector loops, 2: all optimizations.",
     ),
 ]
 Threads = Annotated[
@@ -36,12 +45,16 @@ Threads = Annotated[
 GrowInPlace = Annotated[
     bool,
     typer.Option(
-        "--grow-in-place", help="Outputs that continue inputs may lie behind them in one array."
+        "--grow-in-place", help="A decoder's caches may grow within one array each, uncopied."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="For random inputs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+Inputs = Annotated[
+    Path | None,
+    typer.Option("--inputs", metavar="FILE.npz", help="The inputs by name; default: random."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the random inputs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress.")]
 
 
 def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str, int]:

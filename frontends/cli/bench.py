@@ -61,30 +61,34 @@ def command(
         str, typer.Option("--threads", help="Numbers of threads, separated by commas.")
     ] = "1,2",
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Measurements of each system.")
+        int, typer.Option("--rounds", min=1, help="How many times each system is measured.")
     ] = 5,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Length of each.")] = 0.5,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.0, help="Length of a measurement.")
+    ] = 0.5,
     against: Annotated[
-        str, typer.Option("--against", help="Other systems, by commas; default: those installed.")
+        str,
+        typer.Option(
+            "--against", help="Other systems, separated by commas; default: all that are installed."
+        ),
     ] = "auto",
     unfused: Annotated[
-        bool, typer.Option("--unfused", help="Measure -O1 and -O0 too: kernels without fusion.")
+        bool, typer.Option("--unfused", help="Also measure -O1 and -O0, which do not fuse.")
     ] = False,
     dim: arguments.Dims = None,
-    inputs: Annotated[
-        Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Instead of random ones.")
-    ] = None,
+    inputs: arguments.Inputs = None,
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
     grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
-    """Measure a model: fused, unfused, and against other systems.
+    """Measure a model, also unfused and in other systems.
 
-    Every system has a process of its own, and their runs are interleaved. Latencies are medians
-    over the rounds; GFLOP/s are counted from the graph, and the peak is measured in the same
-    rounds. Memory is the most the process ever had; ours runs the compiled artifact.
+    Each system runs in a process of its own; the processes run alternately. Times are medians over
+    the rounds. GFLOP/s are the operations of the graph divided by the median time; the peak is
+    measured in the same rounds. Memory is the peak memory of the process; Bessemer's runs the
+    compiled library.
     """
     dims = arguments.parse_dims(dim)
     counts = _thread_counts(threads)

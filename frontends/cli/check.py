@@ -35,7 +35,7 @@ def command(
     target: arguments.TargetName = "",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """List all that is wrong or unsupported in a model, at once.
+    """List everything in a model that is wrong or not supported.
 
     Exit code 0: it compiles; 1: the model is wrong; 3: it needs something that is not supported.
     """

@@ -37,7 +37,7 @@ def command(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="What to write: a .so, .o or .a file; for GPUs .so or .bessemer."
+            "-o", "--output", help="The file to write: .so, .o or .a; for GPUs .so or .bessemer."
         ),
     ],
     target: arguments.TargetName = "",
@@ -46,28 +46,35 @@ def command(
     optimize: arguments.Optimize = 2,
     weights: Annotated[
         Placement,
-        typer.Option("--weights", help="The weights in the library, or in a file beside it."),
+        typer.Option(
+            "--weights", help="Put the weights inside the library, or into a file beside it."
+        ),
     ] = "inside",
     name: Annotated[
         str,
-        typer.Option("--name", "--prefix", help="What the C symbols start with (default: OUT)."),
+        typer.Option(
+            "--name", "--prefix", help="Prefix of the C symbols; default: the name of the output."
+        ),
     ] = "",
     linker: Annotated[
         str, typer.Option("--linker", metavar="CC", help="The C compiler that links a .so.")
     ] = "",
     tuning: Annotated[
         Path | None,
-        typer.Option("--tuning", metavar="FILE", help="Choices that `bessemer tune` has written."),
+        typer.Option("--tuning", metavar="FILE", help="A file written by `bessemer tune`."),
     ] = None,
     tune: Annotated[
         float,
-        typer.Option("--tune", min=0.0, metavar="SECONDS", help="Tune first, for this machine."),
+        typer.Option(
+            "--tune",
+            min=0.0,
+            metavar="SECONDS",
+            help="First tune on this machine, for about this long.",
+        ),
     ] = 0.0,
     memory: Annotated[
         str,
-        typer.Option(
-            "--memory", metavar="BYTES", help="The most that a run may take, such as 512M."
-        ),
+        typer.Option("--memory", metavar="BYTES", help="Limit of a run's memory, such as 512M."),
     ] = "",
     grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
@@ -75,7 +82,7 @@ def command(
 ) -> None:
     """Compile a model to a shared library, object or archive, with its C header beside it.
 
-    The files appear whole or not at all.
+    All files are written atomically.
     """
     job = _Job(model, output, dim or [], name or output.stem, linker, tuning, as_json, quiet)
     budget = byte_count(memory) if memory else 0

@@ -1,4 +1,4 @@
-"""`bessemer inspect`: what the compiler makes of a model, at any station on its way."""
+"""`bessemer inspect`: the graph, kernels, memory plan or code of a model."""
 
 from __future__ import annotations
 
@@ -37,27 +37,34 @@ DEFAULT_SIZE = 64
 
 def command(
     model: arguments.ModelPath,
-    emit: Annotated[
-        Emit, typer.Option("--emit", help="Which form of the model to show.")
-    ] = "summary",
+    emit: Annotated[Emit, typer.Option("--emit", help="What to show.")] = "summary",
     after: Annotated[
-        str, typer.Option("--after", metavar="PASS", help="The graph after this pass, or 'input'.")
+        str,
+        typer.Option(
+            "--after",
+            metavar="PASS",
+            help="Show the graph after this pass; 'input': before all passes.",
+        ),
     ] = "",
     dim: arguments.Dims = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="NAME=SIZE", help="Show memory for this size, unfixed."),
+        typer.Option(
+            "--at",
+            metavar="NAME=SIZE",
+            help="Show the memory plan for this size, without fixing it.",
+        ),
     ] = None,
     target: arguments.TargetName = "",
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Show what the compiler makes of a model.
+    """Show the graph, kernels, memory plan or code of a model.
 
-    graph (also --after PASS) and dot show the graph; groups and loops its kernels, program the
-    order in which they run; memory where values lie; llvm and asm (for GPUs ptx) the code.
-    BESSEMER_DUMP=FOLDER writes all of it at once.
+    graph (also --after PASS) and dot show the graph; groups and loops the kernels; program the
+    order in which they run; memory the offsets of all values; llvm and asm (for GPUs ptx) the code.
+    BESSEMER_DUMP=FOLDER, with any command that compiles, writes all of this to files.
     """
     options = Options(target, precision=precision, optimize=optimize)
     sizes = arguments.parse_dims(at, "--at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -27,8 +28,14 @@ class LazyCommand(TyperCommand):
         """The real command; importing its module may take a second."""
         module = importlib.import_module(f"bessemer.frontends.cli.{self.module}")
         app = typer.Typer(add_completion=False)
-        app.command(self.name)(module.command)
+        app.command(self.name, help=_paragraphs(module.command))(module.command)
         return typer.main.get_command(app)
+
+
+def _paragraphs(function: object) -> str:
+    """A docstring whose lines do not end where the source's do."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def command_group(name: str, commands: Sequence[LazyCommand], epilogue: str) -> TyperGroup:
@@ -52,10 +59,13 @@ def _show_version(wanted: bool) -> None:
 def _start(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error came from; good anywhere.")
+        bool,
+        typer.Option(
+            "--traceback", help="Print the traceback of an error; works anywhere on the line."
+        ),
     ] = False,
 ) -> None:
     """Bessemer compiles neural networks to native code."""

@@ -28,24 +28,26 @@ def command(
     dim: arguments.Dims = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to run.")] = 1.0,
     top: Annotated[
-        int, typer.Option("--top", min=0, help="The costliest so many kernels; 0 shows all.")
+        int, typer.Option("--top", min=0, help="Show only this many kernels, the slowest; 0: all.")
     ] = 25,
     merge: Annotated[
-        bool, typer.Option("--merge", help="One row for all that run the same code.")
+        bool, typer.Option("--merge", help="Show one row for all launches of a kernel.")
     ] = False,
     in_order: Annotated[
-        bool, typer.Option("--in-order", help="As they run, not the costliest first.")
+        bool,
+        typer.Option("--in-order", help="Keep the order of the run; default: the slowest first."),
     ] = False,
     trace: Annotated[
         Path | None,
-        typer.Option("--trace", metavar="FILE", help="Write one run for Perfetto or Chrome."),
+        typer.Option(
+            "--trace", metavar="FILE", help="Write a trace of one run, for Perfetto or Chrome."
+        ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Write the profile as JSON too.")
+        Path | None,
+        typer.Option("--save", metavar="FILE", help="Also write the profile to a file, as JSON."),
     ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Instead of random ones.")
-    ] = None,
+    inputs: arguments.Inputs = None,
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
@@ -53,12 +55,12 @@ def command(
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
-    """Show where a model's time goes: every kernel's time, and how near the machine's limits it is.
+    """Show where a model's time goes: each kernel's time, and how close to the machine's limits.
 
-    The model is compiled with clocks around its kernels. GFLOP/s count what the graph asks for;
-    "moved" is what a kernel reads and writes, each byte once; the roofline is the time that the
-    machine's multipliers or its memory would take at least, measured now. Of a kernel that several
-    threads share, "busy" says how much of their time they computed.
+    The model is compiled with timers around its kernels. GFLOP/s count the operations of the graph;
+    "moved" is what a kernel reads and writes, each byte once. The roofline is the least time that
+    the arithmetic or the memory of this machine can take, as measured when the command starts.
+    "busy" is the share of the time in which the threads that share a kernel were computing.
     """
     dims = arguments.parse_dims(dim)
     arguments.check_folders(trace, file)

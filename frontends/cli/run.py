@@ -38,16 +38,16 @@ def command(
             metavar="MODEL|ARTIFACT", help="An ONNX file, or a compiled .so or .bessemer."
         ),
     ],
-    inputs: Annotated[
-        Path | None,
-        typer.Option("--inputs", metavar="FILE.npz", help="The inputs by name; else random ones."),
-    ] = None,
+    inputs: arguments.Inputs = None,
     outputs: Annotated[
         Path | None,
-        typer.Option("--outputs", metavar="FILE.npz", help="Where to keep the outputs."),
+        typer.Option("--outputs", metavar="FILE.npz", help="Write the outputs to this file."),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", metavar="NAME", help="A GPU: cuda, or nvptx:sm_80 and such.")
+        str,
+        typer.Option(
+            "--target", metavar="NAME", help="Run on a GPU: cuda, or a level such as nvptx:sm_80."
+        ),
     ] = "",
     dim: arguments.Dims = None,
     seed: arguments.Seed = 0,
@@ -59,7 +59,7 @@ def command(
 ) -> None:
     """Run a model or an artifact once, and describe its outputs.
 
-    With an artifact, neither LLVM nor onnx is loaded.
+    An artifact runs without LLVM and onnx.
     """
     phases = Phases(2, quiet)
     dims = arguments.parse_dims(dim)

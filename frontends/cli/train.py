@@ -43,38 +43,38 @@ def command(
         list[Path] | None,
         typer.Option(
             "-o", "--output", metavar="FILE",
-            help="Where to write the trained network: .onnx or .safetensors; may be repeated.",
+            help="Write the trained network to this .onnx or .safetensors file; may be repeated.",
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             "--checkpoint", metavar="FILE",
-            help="The state of training, kept here; if it is there, training goes on from it.",
+            help="Keep the state of the training here; if the file exists, resume from it.",
         ),
     ] = None,
     every: Annotated[
-        int, typer.Option("--every", min=0, help="Steps between checkpoints; 0: one an epoch.")
+        int, typer.Option("--every", min=0, help="Steps between checkpoints; 0: one per epoch.")
     ] = 0,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Epochs in all, in place of the file's.")
+        int | None, typer.Option("--epochs", min=1, help="Epochs in all, instead of the file's.")
     ] = None,
     memory: Annotated[
         str,
         typer.Option(
             "--memory", metavar="BYTES",
-            help="The most that a step may take beside batch and state, such as 512M.",
+            help="Limit of a step's memory apart from batch and state, such as 512M.",
         ),
     ] = "",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what a step keeps in memory, and do not train.")
+        bool, typer.Option("--plan", help="Show what a step keeps in memory, without training.")
     ] = False,
     library: Annotated[
         Path | None,
         typer.Option(
             "--library", metavar="OUT",
-            help="Train nothing here: write a C library (.so, .o or .a) that does, and its header. "
-            "It begins as the network does, or with the state of --checkpoint.",
+            help="Instead of training, write a C library (.so, .o or .a) that trains, and its "
+            "header. It starts with the network's weights, or with the state of --checkpoint.",
         ),
     ] = None,
     as_json: arguments.AsJson = False,
@@ -82,8 +82,8 @@ def command(
 ) -> None:  # fmt: skip
     """Train what a TOML file or a Python module describes, or write a C library that does.
 
-    Checkpoints and results appear whole or not at all. Ctrl-C writes a checkpoint and ends; the
-    same command goes on from there, to the same bits.
+    All files are written atomically. Ctrl-C writes a checkpoint and ends; the same command resumes
+    from there, with the same bits as without the interruption.
     """
     for file in (*(output or ()), *([checkpoint] if checkpoint else ())):
         _check_place(file, _SUFFIXES if file != checkpoint else ())

@@ -33,12 +33,14 @@ def command(
     model: arguments.ModelPath,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Where to add what was found."),
+        typer.Option("-o", "--output", metavar="FILE", help="Add the choices to this file."),
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to try.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.0, help="How long to measure.")
+    ] = 60.0,
     threads: arguments.Threads = 1,
     target: Annotated[
-        str, typer.Option("--target", help="cuda: for the GPU, and not for the processor.")
+        str, typer.Option("--target", help="cuda: tune for the GPU instead of the processor.")
     ] = "",
     device: Annotated[int, typer.Option("--device", help="The GPU's number.")] = 0,
     dim: arguments.Dims = None,
@@ -47,11 +49,11 @@ def command(
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
-    """Measure other forms of a model's kernels on this machine, and keep the best in a file.
+    """Measure other forms of a model's kernels on this machine, and write the best to a file.
 
-    The file holds choices by target and by kernel, of as many models as are added to it. `compile
-    --tuning FILE` takes them; what it then makes does not depend on the machine that compiles.
-    Sizes that the model leaves open are measured as a batch of 1, and 64.
+    The file holds choices by target and kernel, for any number of models. `compile --tuning FILE`
+    uses them, on any machine. Symbolic sizes are measured as a batch of 1, and as 64. Ctrl-C ends
+    the search and keeps what it has found.
     """
     if target not in ("", CUDA):
         raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")

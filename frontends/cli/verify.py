@@ -39,25 +39,30 @@ Reference = Literal["auto", "onnxruntime", "interpreter"]
 def command(
     model: arguments.ModelPath,
     against: Annotated[
-        Reference, typer.Option("--against", help="auto: onnxruntime, if it is installed.")
+        Reference,
+        typer.Option(
+            "--against", help="auto: onnxruntime if it is installed, else the interpreter."
+        ),
     ] = "auto",
     sizes: Annotated[
         list[str] | None,
         typer.Option(
             "--sizes",
             metavar="NAME=SIZE,...",
-            help="Sizes of symbolic dimensions; repeated, several runs of one compilation.",
+            help="Sizes of symbolic dimensions; repeat it for several runs of one compilation.",
         ),
     ] = None,
     dim: arguments.Dims = None,
-    inputs: Annotated[
-        Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Instead of random ones.")
-    ] = None,
+    inputs: arguments.Inputs = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0.0, help="The largest relative error (2-norm).")
+        float,
+        typer.Option("--tolerance", min=0.0, help="The largest relative error (2-norm) to accept."),
     ] = 1e-5,
     float64: Annotated[
-        bool, typer.Option("--float64", help="Evaluate in float64 too: who is more exact?")
+        bool,
+        typer.Option(
+            "--float64", help="Also evaluate in float64, to see which result is more accurate."
+        ),
     ] = False,
     seed: arguments.Seed = 0,
     threads: arguments.Threads = 0,
@@ -68,8 +73,8 @@ def command(
 ) -> None:
     """Compare a model's results with onnxruntime's, or with the interpreter's.
 
-    The error of an output is the 2-norm of the difference by the 2-norm of the reference. With
-    --float64 a difference counts only where the reference is not the one that is farther off.
+    The error of an output is the 2-norm of the difference divided by that of the reference. With
+    --float64, an output for which Bessemer is closer to the float64 result passes.
     """
     if inputs and sizes:
         raise typer.BadParameter("--sizes are for random inputs: --inputs have their own.")

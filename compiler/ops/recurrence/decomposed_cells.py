@@ -6,7 +6,7 @@ Each function gives the outputs of the operator of that name, from its inputs an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from bessemer.compiler.ops.recurrence.recurrence_rules import (
     attributes_of,
 )
 
-Decomposition = Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]]
 _Step = tuple[Sequence[Value], Sequence[Value]]
 
 
