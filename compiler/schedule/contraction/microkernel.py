@@ -12,9 +12,8 @@ loop language:
         epilogue of every row
 
 This file writes the loops over the tiles; tile_sums.py writes what is inside of a tile. The left
-operand `a` is read where it lies: inside of a tile, every address is the tile's base plus a
-constant. The panel is the inner index of the items, and a block's tiles are inside of an item, so
-that one panel serves all tiles of a block before the next panel comes.
+operand `a` is read where it lies: in a tile, every address is the tile's base plus a constant. The
+panel is the inner index of the items, so that it serves all tiles of a block before the next comes.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ def write_contraction(
     kind: loops.LoopKind = "serial",
     packing: PanelPacking | None = None,
 ) -> None:
-    """Adds the loop over a contraction's items to a kernel that is being built; `kind` is that of
-    the loop."""
+    """Adds the loop over a contraction's items, of this kind, to a kernel that is being built."""
     writer = _Writer(contraction, tiling, target, builder, kind == "parallel", packing)
     with builder.loop(writer.items, kind) as item:
         if packing is not None:
@@ -85,7 +83,7 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     panels = dims.ceildiv(contraction.columns, tiling.panel)
     share = dims.ceildiv(tiles, fewest_blocks(panels)) if not isinstance(tiles, int) else tiles
-    width = dims.minimum(tiling.panel, contraction.columns)
+    width = dims.minimum(tiling.panel, contraction.columns) * (tiling.strip or 1)
     return 2 * rows * dims.minimum(tiling.block, share) * width * contraction.depth_extent
 
 
@@ -158,22 +156,37 @@ class _Writer:
     def items(self) -> Size:
         """The trip count of the parallel loop."""
         batch = dims.product(axis.extent for axis in self.walk.batch)
-        return batch * self.blocks * self.panels
+        return batch * self.blocks * self._strips
+
+    @property
+    def _strips(self) -> Size:
+        """The number of items that have the same rows."""
+        return dims.ceildiv(self.panels, self.tiling.strip or 1)
 
     def item(self, item: Size) -> None:
-        """Writes one item: the tiles of one block of rows, for one panel of columns."""
-        per_batch = self.blocks * self.panels
+        """Writes one item: the tiles of one block of rows, for a panel of columns or a strip."""
+        per_batch = self.blocks * self._strips
         within = dims.mod(item, per_batch)
         batch = unravel(dims.floordiv(item, per_batch), [a.extent for a in self.walk.batch])
-        block = dims.floordiv(within, self.panels)
-        panel = dims.mod(within, self.panels)
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
-        a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
-        b_base = self.builder.local(self._panel_in_b(matrix, panel))
-        a_base = self.builder.local(self.contraction.a_base + a_base)
-        first, count = self._tiles_of(block)
-        column, width = panel * self.tiling.panel, self.tiling.panel
-        place = Place(batch, matrix, a_base, panel, b_base, column, width)
+        begins = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
+        a_base = self.builder.local(self.contraction.a_base + begins)
+        strip, width = self.tiling.strip, self.tiling.panel
+        if strip is None:
+            block, panel = dims.floordiv(within, self.panels), dims.mod(within, self.panels)
+            place = Place(batch, matrix, a_base, panel, 0, panel * width, width)
+            return self._panel(place, *self._tiles_of(block))
+        tile = self.builder.local(dims.mod(within, self.blocks))
+        begin = self.builder.local(dims.floordiv(within, self.blocks) * strip)
+        count = self.builder.local(dims.minimum(strip, self.panels - begin))
+        with self.builder.loop(count) as number:
+            panel = begin + number
+            last = self.contraction.columns - width
+            column = self.builder.local(dims.minimum(panel * width, last))
+            self._panel(Place(batch, matrix, a_base, panel, 0, column, width), tile, 1)
+
+    def _panel(self, place: Place, first: Size, count: Size) -> None:
+        place = replace(place, b_base=self.builder.local(self._panel_in_b(place)))
         self._block_of_tiles(place, first, count)
 
     def _pack(self, place: Place, first: Size, steps: Size) -> None:
@@ -182,17 +195,15 @@ class _Writer:
             memory = self.contraction.b
             self.packing.write(self.builder, memory, place.matrix, place.panel, first, steps)
 
-    def _panel_in_b(self, matrix: Size, panel: Size) -> Size:
-        """The flat offset in `b` of a panel of a matrix."""
+    def _panel_in_b(self, place: Place) -> Size:
+        """The flat offset in `b` of a panel."""
+        of, matrix = self.contraction, place.matrix
         if self.packing is not None:
             return 0
-        contraction, width = self.contraction, self.tiling.panel
-        if contraction.b_step is not None:
-            first = contraction.b_matrix + matrix * contraction.b_distance
-            return first + panel * width
-        steps = contraction.panel_steps or contraction.depth_steps
-        number = (matrix + contraction.b_matrix) * self.panels + panel
-        return number * (steps * width * contraction.group)
+        if of.b_step is not None:
+            return of.b_matrix + matrix * of.b_distance + place.column
+        number = (matrix + of.b_matrix) * self.panels + place.panel
+        return number * ((of.panel_steps or of.depth_steps) * place.width * of.group)
 
     def _tiles_of(self, block: Size) -> tuple[Size, Size]:
         """The first tile of a block, and the number of its tiles.
@@ -293,8 +304,8 @@ class _Writer:
             yield DepthBlock((axis,), begin * run.a_stride, at, steps, is_all=is_all), ahead
 
     def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
-        """Calls `work` in a loop over all tiles of a block. After the last tile the next thing that
-        is read is the first one again, `ahead` elements further in `a` (the next depth block)."""
+        """Calls `work` in a loop over all tiles of a block. After the last tile comes the first one
+        again, `ahead` elements further in `a` (the next depth block)."""
         with self.builder.loop(count) as tile:
             outer, along = self._where(first + tile)
             share = dims.minimum(tile, self.sums.shares - 1)
@@ -308,6 +319,8 @@ class _Writer:
     def _where(self, flat: Size) -> tuple[tuple[Size, ...], Size]:
         """The indices of a tile along the outer axes, and its position along the axis of tiles;
         `flat` is its number in the batch."""
+        if not self.walk.outer:
+            return (), flat
         around = dims.floordiv(flat, self.cut.count)
         outer = unravel(around, [axis.extent for axis in self.walk.outer])
         return outer, dims.mod(flat, self.cut.count)

@@ -347,7 +347,9 @@ class TileWriter:
         def store(limit: Size) -> None:
             self.builder.append(loops.FragmentStore(fragment, column, limit, stores))
 
-        if not isinstance(columns, int):
+        if self.tiling.strip is not None:
+            store(panel)
+        elif not isinstance(columns, int):
             store(self.builder.local(dims.minimum(panel, columns - place.column)))
         elif columns % panel == 0:
             store(panel)

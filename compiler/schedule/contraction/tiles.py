@@ -84,6 +84,10 @@ class Tiling:
     each, or at once if that is None. (If the depth has several axes, a depth block is one step of
     the outermost.) With `prefetch`, the next part of `b` is prefetched into the second-level cache;
     with `fetches_rows`, the next tile's part of `a` is, too.
+
+    With a `strip`, an item has one tile of rows, and that many neighbouring panels of a `b` that
+    lies in memory. The last panel of all ends with the last column, so that it is whole: it has
+    columns of the one before, too, where columns do not fill all panels.
     """
 
     lanes: int
@@ -94,6 +98,7 @@ class Tiling:
     prefetch: bool
     depth_block: int | None = None
     fetches_rows: bool = False
+    strip: Size | None = None
 
 
 def registers_tile(vectors: int, registers: int) -> int:

@@ -92,8 +92,14 @@ def _rows_of_a_matrix(node: Node) -> Size:
 
 def unless_few(body: loops.Block, rows: Size, few: int) -> loops.Block:
     """The loops, changed so that they run only if there are more than `few` rows."""
-    is_many = dims.minimum(1, dims.floordiv(rows, few + 1))
+    return only_if(dims.minimum(1, dims.floordiv(rows, few + 1)), body)
+
+
+def only_if(condition: Size, body: loops.Block) -> loops.Block:
+    """The loops, changed so that they run only if the condition, 0 or 1, is 1."""
+    if condition == 1:
+        return body
     return tuple(
-        replace(loop, extent=loop.extent * is_many) if isinstance(loop, loops.For) else loop
+        replace(loop, extent=loop.extent * condition) if isinstance(loop, loops.For) else loop
         for loop in body
     )

@@ -35,7 +35,7 @@ from bessemer.compiler.schedule.convolution.padding_regions import (
     regions_of,
 )
 from bessemer.compiler.schedule.grouping.destinations import Destination
-from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
+from bessemer.compiler.schedule.grouping.few_rows import only_if, reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
@@ -56,6 +56,7 @@ from bessemer.compiler.schedule.lowering.panels_in_items import ItemPacking, til
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.right_operands import packed_operand
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
+from bessemer.compiler.schedule.lowering.small_products import SmallProduct, small_product
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -182,15 +183,18 @@ def _lower_in_registers(
     assert works or anchor not in grouping.unpadded  # the whole would read beyond the image
     works = works or [(draft, dict[str, Size]())]
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work, _ in works]
-    lies = None
+    lies, small = None, None
     if not regions and not is_constant:
         lies = in_memory(anchor, draft, tilings[0], grouping, target)
+        small = None if lies else small_product(job, anchor, draft, grouping, target)
         items = None if lies else tiling_of_items(job, draft, anchor, grouping, tilings[0])
         if items is not None:
-            return [_packing_its_panels(job, draft, items, inputs, lowering)]
+            launch = _packing_its_panels(job, draft, items, small, inputs, lowering)
+            return [launch, *_in_place(small, job, inputs, lowering)]
+    packs = 1 if small is None else 1 - small.is_small
     launches: list[Launch] = []
     if lies is None:
-        b, launches = packed_operand(job, anchor, draft, tilings[0].panel, lowering)
+        b, launches = packed_operand(job, anchor, draft, tilings[0].panel, lowering, packs)
     else:
         b, work, tiling = lies
         works, tilings = [(work, {})], [tiling]
@@ -201,6 +205,7 @@ def _lower_in_registers(
             body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
         else:
             body = _body(contraction, tiling, job, inputs, lowering)
+        body = only_if(packs, body)
         read, arguments = flat_buffers(inputs), {BASE: job.base, **places}
         launch = lowering.launch(
             job.nodes,
@@ -209,6 +214,8 @@ def _lower_in_registers(
             Computation(body, operations(contraction, tiling), arguments=arguments),
         )
         launches.append(launch)
+    if small is not None:
+        return [*launches, *_in_place(small, job, inputs, lowering)]
     if regions:
         return launches
     if not job.out.starts:
@@ -219,14 +226,35 @@ def _lower_in_registers(
 
 
 def _packing_its_panels(
-    job: TileJob, draft: Contraction, tiling: Tiling, inputs: Fusion, lowering: Lowering
+    job: TileJob,
+    draft: Contraction,
+    tiling: Tiling,
+    small: SmallProduct | None,
+    inputs: Fusion,
+    lowering: Lowering,
 ) -> Launch:
-    """The launch of a product whose items pack the panels that they multiply by."""
+    """The launch of a product whose items pack the panels that they multiply by. It does nothing if
+    the run finds that the product is small."""
     fusion = Fusion.of(job.pack_nodes, lowering.constants).copy(inputs.buffers)
     packing = ItemPacking.of(job, draft, tiling, fusion, lowering.target.lanes)
     body = _body(draft, tiling, job, inputs, lowering, packing)
+    if small is not None:
+        body = only_if(1 - small.is_small, body)
     made = Computation(body, operations(draft, tiling), arguments={BASE: job.base})
     return lowering.launch(job.nodes, flat_buffers(inputs), {job.out.value: job.out.buffer}, made)
+
+
+def _in_place(
+    small: SmallProduct | None, job: TileJob, inputs: Fusion, lowering: Lowering
+) -> list[Launch]:
+    """The launch that computes a product of free sizes if the run finds it small."""
+    if small is None:
+        return []
+    contraction = replace(small.contraction, b=flat(inputs.buffer(small.right)))
+    body = only_if(small.is_small, _body(contraction, small.tiling, job, inputs, lowering))
+    cost = operations(contraction, small.tiling)
+    made = Computation(body, cost, arguments={BASE: job.base})
+    return [lowering.launch(job.nodes, flat_buffers(inputs), {job.out.value: job.out.buffer}, made)]
 
 
 def _left_out(

@@ -13,6 +13,7 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.grouping.few_rows import only_if
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.lowering.blocked_packing import (
     blocked_packing,
@@ -32,19 +33,24 @@ from bessemer.compiler.schedule.nests.streaming_stores import with_streaming_sto
 
 
 def packed_operand(
-    job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering
+    job: TileJob,
+    anchor: Node,
+    draft: Contraction,
+    panel: int,
+    lowering: Lowering,
+    needed: Size = 1,
 ) -> tuple[Value, list[Launch]]:
     """The packed right operand, and the launch that packs it, unless it is constant or packed
-    already."""
+    already. The launch does nothing if `needed` is 0, and not 1."""
     if job.right in lowering.constants:
         return _packed_constant(job, panel, draft, lowering), []
     shape = packed_shape(job.matrices, draft.depth_steps, draft.columns, panel, draft.group)
-    key = (job.right, shape, *job.key, draft.run)
+    key = (job.right, shape, *job.key, draft.run, needed)
     found = lowering.prepared.packs.get(key)
     if found is not None:
         return found, []
     packed = lowering.prepared.packs[key] = Value(TensorType(job.right.type.dtype, shape))
-    return packed, [_pack_launch(job, anchor, packed, draft, lowering)]
+    return packed, [_pack_launch(job, anchor, packed, draft, lowering, needed)]
 
 
 def _packed_constant(
@@ -71,6 +77,7 @@ def _pack_launch(
     packed: Value,
     contraction: Contraction,
     lowering: Lowering,
+    needed: Size,
 ) -> Launch:
     """The launch that packs the right operand when the model runs."""
     fusion = Fusion.of(job.pack_nodes, lowering.constants)
@@ -88,15 +95,12 @@ def _pack_launch(
     if lowering.vectorize:
         nest = blocked_packing_of_free_depth(piece, lowering.target.lanes)
     nest = nest or lowering.nest(blocked_packing(piece))
+    body = only_if(needed, with_streaming_stores(nest.body, flat(out), lowering.target))
     launch = lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
-        Computation(
-            with_streaming_stores(nest.body, flat(out), lowering.target),
-            nest.operations,
-            name="pack",
-        ),
+        Computation(body, nest.operations, name="pack"),
     )
     first = _first_packed_row(job, packed)
     if anchor.operator.name == "matmul" and contraction.group == 1 and first is not None:
