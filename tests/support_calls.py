@@ -19,6 +19,7 @@ from tests.handmade import HOST
 
 _KINDS: dict[str, Any] = {
     "void": None,
+    "i1": ctypes.c_bool,
     "i8": ctypes.c_int8,
     "i32": ctypes.c_int32,
     "i64": ctypes.c_int64,

@@ -22,15 +22,16 @@ class _Caller:
         self.now, self.awake, self.has_pool = 50_000, 0, True
         self.pool = Pool()
         self.given: list[int] = []
+        self.awaited: list[int] = []
         self.kernel, self.loop = _KERNEL(self._alone), _LOOP(self._outside)
         self.code = SupportCode(
             {
                 "bessemer_pool": lambda _: ctypes.addressof(self.pool) if self.has_pool else None,
                 "bessemer_awake": lambda _, count: min(count, self.awake),
-                "bessemer_hand_out": lambda _slot, _job, index: self.given.append(index),
+                "bessemer_hand_out": self._hand_out,
                 "bessemer_chunk": lambda _job, index: self.given.append(index),
                 "bessemer_claim": self._claim,
-                "bessemer_await": lambda _: None,
+                "bessemer_await": lambda _, count: self.awaited.append(count),
                 "bessemer_microseconds": lambda: self.now,
             }
         )
@@ -45,7 +46,7 @@ class _Caller:
 
     def helpers(self, shares: int, extent: int = 1000, awake: int = 0) -> int | None:
         """How many workers have a share of a job; ALONE for one that is not divided at all."""
-        self.given, self.awake = [], awake
+        self.given, self.awaited, self.awake = [], [], awake
         kernel = ctypes.cast(self.kernel, ctypes.c_void_p)
         self.extent = extent
         self._parallel(ctypes.addressof(self.context), kernel, 11, 12, extent, shares)
@@ -55,7 +56,7 @@ class _Caller:
             return ALONE
         *handed, own, claimed = self.given
         assert handed == list(range(1, claimed + 1)) and own == 0
-        assert self.pool.remaining == claimed
+        assert self.awaited in ([], [claimed])
         return claimed
 
     def _alone(self, buffers: int, dims: int, begin: int, end: int) -> None:
@@ -65,7 +66,10 @@ class _Caller:
     def _outside(self, user: int, count: int, _task: int, _job: int) -> None:
         assert user == 13
         self.given += [*range(1, count), 0, count - 1]
-        self.pool.remaining = count - 1
+
+    def _hand_out(self, _slot: int, _job: int, index: int, surely: bool) -> None:
+        self.given.append(index)
+        self.surely = surely
 
     def _claim(self, _pool: int, job: int, count: int) -> None:
         extent, chunks = (ctypes.c_int64 * 2).from_address(job + 24)
@@ -111,7 +115,13 @@ def test_a_large_job_wakes_who_sleeps_and_a_small_one_does_not(caller: _Caller) 
         caller.begin()
         assert caller.helpers(WORTH_WAKING - 1, awake=awake) == (awake or ALONE)
         caller.begin()
-        assert caller.helpers(WORTH_WAKING, awake=awake) == 3
+        assert caller.helpers(WORTH_WAKING, awake=awake) == 3 and caller.surely
+
+
+def test_only_large_jobs_are_sure_to_wake_who_falls_asleep_meanwhile(caller: _Caller) -> None:
+    for shares, surely in ((WORTH_WAKING - 1, False), (WORTH_WAKING, True)):
+        caller.begin()
+        assert caller.helpers(shares, awake=3) == 3 and caller.surely == surely
 
 
 def test_small_jobs_that_follow_one_another_wake_workers(caller: _Caller) -> None:

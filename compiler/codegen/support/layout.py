@@ -141,7 +141,7 @@ _PTHREAD = "[8 x i64]"
 # `teamless` is how many kernels with teams still run alone, `caution` how many did after the last
 # disturbance, halved with each team since (see team.py).
 # `fewest` are the smallest shares of the smallest job that is shared (see trials.py).
-# `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
+# `waiting` has its own cache line, which all workers read.
 POOL = Layout(
     "pool",
     (
@@ -159,29 +159,35 @@ POOL = Layout(
         ("period", "i64"),
         ("best", "[3 x i64]"),
         ("padding", "[80 x i8]"),
-        ("remaining", "i32"),
         ("waiting", "i32"),
-        ("tail", "[56 x i8]"),
+        ("tail", "[60 x i8]"),
         ("mutex", _PTHREAD),
         ("wake", _PTHREAD),
     ),
 )
 
-# What one worker waits on: 256 bytes, as the pool has, so that no two workers share a cache line.
+# What one worker waits on, in cache lines by who writes them. The caller writes the first: a chunk
+# of a job, and then its ticket; the worker writes the second, which is how far it has come. Both
+# write `claimed`, but the caller only where it takes back a chunk that the worker has not begun.
 SLOT = Layout(
     "slot",
     (
         ("ticket", "i32"),
-        ("sleeping", "i32"),
-        ("job", "ptr"),
-        ("index", "i64"),
+        ("kernel", "ptr"),
+        ("buffers", "ptr"),
+        ("dims", "ptr"),
+        ("begin", "i64"),
+        ("end", "i64"),
         ("pool", "ptr"),
         ("thread", "i64"),
+        ("begun", "i32"),
+        ("finished", "i32"),
+        ("sleeping", "i32"),
+        ("own_tail", "[52 x i8]"),
         ("claimed", "i32"),
-        ("padding", "[20 x i8]"),
+        ("tail", "[60 x i8]"),
         ("mutex", _PTHREAD),
         ("wake", _PTHREAD),
-        ("tail", "[64 x i8]"),
     ),
 )
 

@@ -125,7 +125,7 @@ stop:
   %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
   %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
   %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
-  call void @bessemer_hand_out(ptr %slot, ptr null, i64 0)
+  call void @bessemer_hand_out(ptr %slot, ptr null, i64 0, i1 true)
   %thread = field slot.thread, %slot
   %joined = call i32 @pthread_join(i64 %thread, ptr null)
   %i1 = call i32 @pthread_cond_destroy(ptr %slot.wake)
