@@ -17,7 +17,6 @@ from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.functions import has_body
 from bessemer.frontends.onnx_reader.operators.repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
-from bessemer.frontends.onnx_reader.schemas import ADOPTED
 from bessemer.frontends.text_files import write_text
 
 OLDEST_OPSET = 7
@@ -72,8 +71,6 @@ def onnx_rows() -> list[OnnxRow]:
     for key, schemas in histories.items():
         if not schemas[-1].deprecated and has_body(schemas[-1]):
             found.setdefault(key, "body")
-    for key in ADOPTED:
-        found.setdefault(key, "body")
     newest = {domain: schemas[-1].since_version for (domain, _), schemas in histories.items()}
     for (domain, _), schemas in histories.items():
         newest[domain] = max(newest[domain], schemas[-1].since_version)

@@ -46,6 +46,7 @@ from bessemer.frontends.onnx_reader.operators import (  # noqa: F401  (each regi
     sequence,
     shape,
     signal,
+    state_convolution,
     strings,
     svm,
     text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,21 +40,14 @@ def _count(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-_STEPS = {"state_window": 0, "channels_last": 0, "dilation": 1, "ndim": 1}
-ADOPTED = {("com.microsoft", "CausalConvWithState"): 27, ("", "LayerNormalization"): 17}
+ADOPTED = {("", "LayerNormalization"): 17}
 """Operators that ONNX took over as they were, and with which set: models that onnxruntime has
-optimized have them in earlier sets too. Those of com.microsoft have got further attributes since,
-which mean nothing while they are as in `_STEPS`."""
+optimized have them in earlier sets too."""
 
 
-def adopted(
-    domain: str, opset: int, operator: str, attributes: Mapping[str, onnx.AttributeProto]
-) -> tuple[str, int]:
-    """The domain and set that describe an operator; its own as a rule."""
-    known = ADOPTED.get((domain, operator))
-    if known is None or any(attributes[k].i != v for k, v in _STEPS.items() if k in attributes):
-        return domain, opset
-    return "", max(known, opset) if domain == "" else known
+def describing_set(domain: str, opset: int, operator: str) -> int:
+    """The operator set that describes an operator; the model's own as a rule."""
+    return max(ADOPTED.get((domain, operator), opset), opset)
 
 
 @lru_cache(maxsize=4096)

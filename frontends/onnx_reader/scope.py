@@ -36,7 +36,7 @@ from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
 from bessemer.frontends.onnx_reader.operators.repeat import with_repeats
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
-from bessemer.frontends.onnx_reader.schemas import Schema, adopted, find_schema
+from bessemer.frontends.onnx_reader.schemas import Schema, describing_set, find_schema
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.strings import on_strings
 from bessemer.frontends.onnx_reader.structure import (
@@ -257,7 +257,7 @@ class Scope:
         if function is not None:
             given = functions.call_attributes(function, attributes)
             return self._call(function, items, given, self.source, node.output)
-        domain, opset = adopted(domain, opset, node.op_type, attributes)
+        opset = describing_set(domain, opset, node.op_type)
         schema = find_schema(domain, node.op_type, opset)
         rule = _find_rule(domain, node, schema)
         if schema is not None:

@@ -234,6 +234,13 @@ _CASES: list[tuple[str, Sequence[Array | None], int, dict[str, Any], float]] = [
         {"activation": "silu", "dilation": 1},
         2e-5,
     ),
+    (
+        "CausalConvWithState",
+        [floats(2, 5, 3, 2), floats(6, 1, 3), floats(6), floats(2, 4, 3, 2)],
+        2,
+        {"channels_last": 1, "dilation": 2},
+        2e-5,
+    ),
 ]
 
 
