@@ -14,6 +14,7 @@ from bessemer.frontends.onnx_reader.operators import (  # noqa: F401  (each regi
     cast,
     contrib,
     contrib_attention,
+    contrib_branches,
     contrib_crops,
     contrib_decoder,
     contrib_experts,

@@ -80,3 +80,50 @@ def test_the_scores_of_attention_are_an_output() -> None:
     for output in model.graph.output:  # onnxruntime does not infer the last one's
         output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     agrees(model, dict(inputs))
+
+
+def test_networks_of_branches() -> None:
+    """All that such networks have, in one graph; the numbers of branches and experts are 4."""
+    shape, width = (2, 3), 8
+    kept = {
+        "made": floats(*shape, width),
+        "mix": floats(*shape, 4, 4),
+        "gates": floats(*shape, 4),
+        "scale": floats(4 * width),
+        "few": floats(4, width),
+        "bias": floats(16),
+    }
+    nodes: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("HyperConnectionPostMix", "x made gates mix", "mixed", {"num_branches": 4}),
+        ("BranchwiseRMSNorm", "mixed scale", "normal", {"num_branches": 4, "epsilon": 1e-3}),
+        ("HyperConnectionPreMix", "normal x", "read", {"num_branches": 4, "reduction_scale": 0.5}),
+        ("EngramGate", "key query made few few few", "gated after", {}),
+        ("MoEGroupRouter", "rows bias", "routed", {"n_group": 4, "topk_group": 2, "top_k": 3}),
+    ]
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Reshape", ["x", "apart"], ["key"]),
+            onnx.helper.make_node("Reshape", ["normal", "apart"], ["query"]),
+            onnx.helper.make_node("Reshape", ["mixed", "sixteen"], ["rows"]),
+            *[
+                onnx.helper.make_node(
+                    name, inputs.split(), outputs.split(), domain="com.microsoft", **attributes
+                )
+                for name, inputs, outputs, attributes in nodes
+            ],
+        ],
+        "branches",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [*shape, 4 * width])],
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in ("read", "gated", "after", "routed")
+        ],
+        [
+            *[onnx.numpy_helper.from_array(array, name) for name, array in kept.items()],
+            onnx.numpy_helper.from_array(np.array([*shape, 4, width]), "apart"),
+            onnx.numpy_helper.from_array(np.array([-1, 16]), "sixteen"),
+        ],
+    )
+    sets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=sets, ir_version=10)
+    agrees(model, {"x": floats(*shape, 4 * width)})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import product as size_of
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
@@ -90,15 +91,9 @@ def _shares(context: NodeContext) -> Value:
     does not.
     """
     b, scores = context.builder, context.cast(context.input(1), f32)
-    rows, experts = scores.type.shape
-    count = context.integer("k", 1)
-    _, chosen = b.apply_many("top_k", scores, k=count, axis=1, largest=True)
     given = context.optional(14)
     weights = softmax(b, scores, (1,)) if given is None else context.cast(given, f32)
-    places = context.apply("iota", shape=(1, 1, experts), axis=2, dtype=i64)
-    is_one = binary(b, "eq", context.reshape(chosen, (rows, count, 1)), places)
-    is_chosen = b.apply("reduce_any", is_one, axes=(1,))
-    shares = where(b, is_chosen, weights, 0.0)
+    shares = where(b, _is_best(context, scores, context.integer("k", 1)), weights, 0.0)
     if context.integer("normalize_routing_weights", 0):
         shares = binary(b, "div", shares, reduce(b, "sum", shares, (1,), keep=True))
     return shares
@@ -210,3 +205,38 @@ def _gated(context: NodeContext, x: Value) -> Value:
         linear = context.apply("clip", linear, minimum=-limit, maximum=limit)
     gate = activation.silu(b, gate, context.number("activation_alpha", 1.0))
     return b.apply("mul", gate, binary(b, "add", linear, context.number("activation_beta", 0.0)))
+
+
+@rule("MoEGroupRouter", domain=_DOMAIN)
+def read_group_router(context: NodeContext) -> Value:
+    """Logarithms [rows, experts] of the chosen experts' scores: of the best groups of experts the
+    best; a group is as good as the sum of its best few."""
+    if len(context.node.output) > 1 or context.optional(2) is not None:
+        context.unsupported("scores and weights of all experts")
+    b, logits = context.builder, context.cast(context.input(0), f32)
+    *front, experts = logits.type.shape
+    rows, groups = size_of(front), context.integer("n_group", 1)
+    size = dims.divide_exactly(experts, groups)
+    if size is None:
+        context.wrong(f"{experts} experts are not {groups} groups")
+    scores = context.apply("sigmoid", context.reshape(logits, (rows, experts)))
+    ranked = context.elementwise("add", scores, context.input(1))
+    grouped = context.reshape(ranked, (rows, groups, size))
+    count = min(context.integer("group_topk", 2), dims.number(size))
+    best, _ = b.apply_many("top_k", grouped, k=count, axis=2, largest=True)
+    is_open = _is_best(context, reduce(b, "sum", best, (2,)), context.integer("topk_group", 1))
+    is_open = context.reshape(is_open, (rows, groups, 1))
+    held = where(b, is_open, grouped, -math.inf)
+    is_chosen = _is_best(context, context.reshape(held, (rows, experts)), context.integer("top_k"))
+    logarithm = context.apply("log", binary(b, "max", scores, 1e-20))
+    routed = where(b, is_chosen, logarithm, context.number("router_sentinel", -10000.0))
+    return context.cast(routed, context.input(0).type.dtype)
+
+
+def _is_best(context: NodeContext, scores: Value, count: int) -> Value:
+    """Whether a score [rows, n] is among the `count` best of its row."""
+    b, (rows, size) = context.builder, scores.type.shape
+    _, chosen = b.apply_many("top_k", scores, k=count, axis=1, largest=True)
+    places = context.apply("iota", shape=(1, 1, size), axis=2, dtype=i64)
+    is_one = binary(b, "eq", context.reshape(chosen, (rows, count, 1)), places)
+    return b.apply("reduce_any", is_one, axes=(1,))
