@@ -20,6 +20,7 @@ from bessemer.frontends.onnx_reader.operators import (  # noqa: F401  (each regi
     contrib_experts,
     contrib_gates,
     contrib_images,
+    contrib_ngrams,
     contrib_quantized,
     contrib_search,
     contrib_sparse,

@@ -51,6 +51,18 @@ _CASES: list[tuple[str, Sequence[Array], int, dict[str, Any]]] = [
         1,
         {"strides": [2, 2]},
     ),
+    (
+        "NGramHashMapping",
+        [
+            np.random.default_rng(3).integers(0, 1000, (2, 5)),
+            np.array([2**62 + 1, 7, -(2**61) - 3]),
+            np.array([101, 103, 211, 223]),
+            np.array([[5, 6], [7, 8]]),
+            np.array([0, 101, 204, 415]),
+        ],
+        2,
+        {"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 5},
+    ),
 ]
 
 
