@@ -81,16 +81,22 @@ def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[s
         for name, is_moved in _leaves(read, makers, varying).items():
             if name not in known or (known[name].size == 1 and not is_moved):
                 continue  # one number inside of a formula, such as an exponent, is a part of it
-            if _is_learnt(known[name], node, name, makers):
+            if _is_learnt(known[name], node, name, makers, is_moved):
                 found[name] = None
     return list(found)
 
 
 def _is_learnt(
-    array: Array, node: onnx.NodeProto, name: str, makers: Mapping[str, onnx.NodeProto]
+    array: Array,
+    node: onnx.NodeProto,
+    name: str,
+    makers: Mapping[str, onnx.NodeProto],
+    is_moved: bool,
 ) -> bool:
+    """Of an array that a node reads, as it is or where it `is_moved` only, or a function of it."""
     if node.op_type not in _TABLES:
-        return not is_of_positions(array)
+        # A weight may begin as an identity; what a weight is multiplied by before is a mask.
+        return not (is_of_positions(array) if is_moved else is_fixed(array))
     if node.op_type in _FILLED and (array == array.flat[0]).all():
         return not array.any() and _is_repeated(name, node, makers)
     if array.size > 1:

@@ -41,6 +41,8 @@ GRAPHS = {
     "a weight by its norm": ("s = Pow(a, two) m = ReduceMean(s) e = Add(m, small) n = Sqrt(e) "
                              "w = Div(a, n) t = Transpose(w) y = MatMul(x, t)",
                              {"a"}),
+    "a weight under a mask": ("w = Mul(square, mask) h = MatMul(x, w) y = MatMul(h, identity)",
+                              {"square", "identity"}),
     "a weight that was rounded": ("r = DequantizeLinear<axis = 1>(bytes, scales) w = Cast<to = 11>"
                                   "(r) h = Mul(x, w) y = Mul(h, a)",
                                   {"a"}),
@@ -70,6 +72,9 @@ ARRAYS: dict[str, Any] = {
     "places": np.array([[2, 0, 1, 3]]),
     "frequencies": 10.0 ** -np.arange(4.0)[:, None],
     "two": np.array(2.0),
+    "square": np.full((4, 4), 0.5),
+    "mask": np.tril(np.ones((4, 4))),
+    "identity": np.eye(4),
     "small": np.array(1e-5),
     "bytes": np.array([[3, -2, 7, 1]], np.int8),
     "scales": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
