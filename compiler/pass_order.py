@@ -48,6 +48,7 @@ from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
 from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
+from bessemer.compiler.passes.sums.share_image_sums import share_image_sums
 from bessemer.compiler.passes.sums.split_extrema import split_extrema
 from bessemer.compiler.passes.sums.split_forests import split_forests
 from bessemer.compiler.passes.sums.split_sums import split_sums
@@ -95,6 +96,7 @@ _AFTER_ROUNDING: tuple[Pass, ...] = (
     quantize_sums,
     total_gate_gradients,
     sum_channels_first,
+    share_image_sums,
     sum_pixels,
     multiply_looked_up,
     split_extrema,

@@ -38,7 +38,9 @@ def test_sums_of_few_items_are_made_of_rows(
 
 
 @pytest.mark.parametrize("is_read_again", [True, False])
-def test_a_variance_subtracts_for_itself(is_read_again: bool, rng: np.random.Generator) -> None:
+def test_each_reader_of_differences_subtracts_for_itself(
+    is_read_again: bool, rng: np.random.Generator
+) -> None:
     case = Case()
     x, mean = case.x(2, 80, 64, 32), case.x(2, 1, 1, 32)
     distance = case.of("sub", x, widen(case, mean, 2, 80, 64, 32))

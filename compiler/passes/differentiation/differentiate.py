@@ -20,6 +20,7 @@ from bessemer.compiler.passes.differentiation.differentiate_regions import (
     loop_cotangents,
 )
 from bessemer.compiler.passes.differentiation.differentiate_shifts import idle_maxima
+from bessemer.compiler.passes.differentiation.differentiate_spreads import centered_squares
 
 
 def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Value]:
@@ -43,6 +44,7 @@ def _backward(
 ) -> dict[Value, Value]:
     """The cotangents of all values between `values` and the seeds' keys."""
     concerned = _dependent(nodes, values, idle_maxima(nodes, seeds))
+    centered = centered_squares(b, nodes)
     cotangents = dict(seeds)
     missing: list[str] = []
     for node in reversed(nodes):
@@ -55,7 +57,8 @@ def _backward(
             except UnsupportedError as error:
                 missing += error.items or [f"{', '.join(node.sources) or 'a node'}: {error}"]
                 continue
-            for value, part in zip(node.inputs, parts, strict=True):
+            for given_value, part in zip(node.inputs, parts, strict=True):
+                value = centered.get(node, given_value)
                 if part is not None and _carries(value, concerned):
                     before = cotangents.get(value)
                     cotangents[value] = b.apply("add", before, part) if before else part

@@ -8,8 +8,9 @@ are only one or two. The sums of rows are as many items as there are rows.
 
     d = sub(x, mean);  variance = reduce_sum(mul(d, d));  normal = mul(d, ...)
 
-The variance gets a subtraction of its own, because subtracting again costs less than storing all
-differences and reading them twice.
+The variance and every other reader of the differences get subtractions of their own, because
+subtracting again costs less than storing all differences. x is stored in any case: the mean reads
+it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ FEWEST_ITEMS = 8
 CHANNELS = 64
 FEWEST_ELEMENTS = 1 << 17
 """The least elements of an image for which another launch pays."""
+FEWEST_AGAIN = 1 << 10
+"""The least elements of an image for which all that reads a difference subtracts for itself."""
 FEWEST_ROWS, MOST_BLOCKS = 8, 64
 """Rows, and elements of a channel that are added up in one, at least; into how many blocks one
 axis is cut at most."""
@@ -38,45 +41,54 @@ def sum_pixels(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, sum_pixels) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    users, producers = graph.users(), graph.producers()
+    apart = _subtracted_again(graph)
     rewriter = GraphRewriter(graph, _by_rows)
     for node in graph.nodes:
-        difference = producers.get(node.inputs[0]) if _is_square(node) else None
-        readers = users.get(node.output, ()) if difference is not None else ()
-        if (
-            difference is None
-            or difference.operator.name != "sub"
-            or len(set(users[difference.output])) == 1
-            or not readers
-            or not all(_sums_large_images(reader) for reader in readers)
-        ):
+        for value in dict.fromkeys(node.inputs):
+            if value in apart:
+                rewriter.sources = apart[value].sources
+                operands = map(rewriter.now, apart[value].inputs)
+                rewriter.stand(value, rewriter.emit("sub", *operands))
+        if not any(output in apart for output in node.outputs):
             rewriter.visit(node)
-            continue
-        rewriter.sources = node.sources
-        own = rewriter.emit("sub", *map(rewriter.now, difference.inputs), merged=(difference,))
-        rewriter.stand(node.output, rewriter.emit("mul", own, own))
     return rewriter.finish()
+
+
+def _subtracted_again(graph: Graph) -> dict[Value, Node]:
+    """The differences whose squares are added up over pixels and that others read, too."""
+    users, producers = graph.users(), graph.producers()
+    found: dict[Value, Node] = {}
+    for node in graph.nodes:
+        difference = producers.get(node.inputs[0]) if _is_square(node) else None
+        if difference is None or difference.operator.name != "sub":
+            continue
+        readers, sums = set(users[difference.output]), users.get(node.output, ())
+        if difference.output in graph.outputs or len(readers) == 1 or not sums:
+            continue
+        if all(_sums_images(reader, FEWEST_AGAIN) for reader in sums):
+            found[difference.output] = difference
+    return found
 
 
 def _is_square(node: Node) -> bool:
     return node.operator.name == "mul" and node.inputs[0] is node.inputs[1]
 
 
-def _sums_large_images(node: Node) -> bool:
-    """Whether a node adds up the pixels of at least one image and keeps the channels, which come
-    last."""
+def _sums_images(node: Node, fewest: int) -> bool:
+    """Whether a node adds up the pixels of images of so many elements, at least, and keeps the
+    channels, which come last."""
     if node.operator.name != "reduce_sum" or node.inputs[0].type.dtype not in (f32, f64):
         return False
     shape, axes = node.inputs[0].type.shape, node.attributes["axes"]
     known = [shape[axis] for axis in (*axes, -1)]
     if 0 in axes or len(shape) - 1 in axes or not all(isinstance(size, int) for size in known):
         return False
-    return prod(map(_known, known)) >= FEWEST_ELEMENTS
+    return prod(map(_known, known)) >= fewest
 
 
 def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
     """The sum of the rows' sums, if a sum has too few items; else None."""
-    if not _sums_large_images(node):
+    if not _sums_images(node, FEWEST_ELEMENTS):
         return None
     x, axes = node.inputs[0], tuple(sorted(node.attributes["axes"]))
     kept = [size for axis, size in enumerate(x.type.shape) if axis not in axes]
