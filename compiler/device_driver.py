@@ -138,7 +138,7 @@ def _build(graph: Graph, log: StepLog, options: Options, target: DeviceTarget) -
         kernels=tuple(_kernel(code) for code in codes),
         steps=writer.steps(program.steps),
         ends=tuple(writer.entry(end) for end in plan.ends),
-        late={
+        dependent_outputs={
             number: writer.place(value)
             for number, value in enumerate(program.outputs)
             if is_data_dependent(program, value)

@@ -160,28 +160,39 @@ def data_dependent_row(
     return [-dtype.itemsize, len(shape), *axes]
 
 
+@dataclass(frozen=True)
+class PythonSide:
+    """What the machine code shares with Python, or leaves to it.
+
+    `idle` holds the addresses of contexts that nobody uses; the code takes one from its end and
+    puts it back. `blocks` are those of an OutputPool. What does not look as planned is for `first`,
+    and if that returns None and it still does not, for `fallback`. `failed(context, status)`
+    raises.
+    """
+
+    idle: list[int]
+    first: Callable[..., list[Array] | None]
+    fallback: Run
+    failed: Callable[[int, int], None]
+    blocks: list[Array]
+
+
 def make_run(
     function: int,
     table: PlanTable,
     inputs: Sequence[tuple[str, np.dtype[Any]]],
     outputs: Sequence[tuple[str, np.dtype[Any]]],
-    idle: list[int],
-    first: Callable[..., list[Array] | None],
-    fallback: Run,
-    failed: Callable[[int, int], None],
-    blocks: list[Array],
+    python: PythonSide,
     documentation: str,
 ) -> Run:
     """The function that is at the address `function`, PREFIX_python_N, for one model.
 
-    `inputs` and `outputs` are names and dtypes. `idle` holds the addresses of contexts that nobody
-    uses; the function takes one from its end and puts it back. What does not look as planned is for
-    `first`, and if that returns None and it still does not, for `fallback`. `failed(context,
-    status)` raises. `blocks` are those of an OutputPool. The result owns all these, invisibly to
-    the collector of cycles: none may own the result.
+    `inputs` and `outputs` are names and dtypes. The result owns the table and the Python side,
+    invisibly to the collector of cycles: neither may own the result.
     """
     kinds = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), None, sys.intern("out"))
-    fixed = (np.zeros(len(outputs), np.int64), *kinds, idle, first, fallback, failed, blocks)
+    shared = (python.idle, python.first, python.fallback, python.failed, python.blocks)
+    fixed = (np.zeros(len(outputs), np.int64), *kinds, *shared)
     names, dtypes = [name for name, _ in inputs], [dtype for _, dtype in inputs]
     output_names, output_dtypes = [name for name, _ in outputs], [dtype for _, dtype in outputs]
     everything = (table.words, *fixed, *names, *dtypes, *output_dtypes, *output_names)

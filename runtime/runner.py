@@ -31,6 +31,7 @@ from bessemer.runtime.entry import (
     MOST_ARRAYS,
     Plan,
     PlanTable,
+    PythonSide,
     Run,
     data_dependent_row,
     is_supported,
@@ -100,19 +101,13 @@ class Runner:
             len(signature.symbols),
             rows,
         )
+        output_names = [info.name for info in signature.outputs]
         return make_run(
             function,
             self._table,
             list(zip(self._names, self._dtypes, strict=True)),
-            [
-                (info.name, dtype)
-                for info, dtype in zip(signature.outputs, self._output_dtypes, strict=True)
-            ],
-            self._idle,
-            self._plan_or_run,
-            self.run,
-            self._fail,
-            self._pool.blocks,
+            list(zip(output_names, self._output_dtypes, strict=True)),
+            PythonSide(self._idle, self._plan_or_run, self.run, self._fail, self._pool.blocks),
             documentation,
         )
 

@@ -159,8 +159,8 @@ class DeviceProgram:
 
     `level` is the compute capability times ten that the code needs; code that is `exact` runs on
     that level only. `ends` are where the arena's parts end, in the order in which the symbols in
-    them get values. `late` says where outputs are whose size the data decides, by their number.
-    A run with a negative size among `required` ends with an error.
+    them get values. `dependent_outputs` says where outputs are whose size the data decides, by
+    their number. A run with a negative size among `required` ends with an error.
     """
 
     signature: Signature
@@ -170,7 +170,7 @@ class DeviceProgram:
     kernels: tuple[DeviceKernel, ...]
     steps: tuple[DeviceStep, ...]
     ends: tuple[Entry, ...] = ()
-    late: Mapping[int, Place] = field(default_factory=dict)
+    dependent_outputs: Mapping[int, Place] = field(default_factory=dict)
     required: tuple[Required, ...] = ()
 
 

@@ -370,7 +370,7 @@ class DeviceModel:
             if info.data_dependent:
                 shape = evaluate_shape(info.shape, run.symbols)
                 array = np.empty(shape, numpy_dtype(info.dtype))
-                address = run.address(self.program.late[number])
+                address = run.address(self.program.dependent_outputs[number])
             if not _is_in_place(array) and array.nbytes:
                 if isinstance(array, DeviceArray):
                     self._driver.copy(array.address, address, array.nbytes, self._stream)

@@ -30,7 +30,7 @@ def check_program(program: DeviceProgram) -> None:
         _entry(end)
     for one in program.required:
         _entry(one.size)
-    for number, place in program.late.items():
+    for number, place in program.dependent_outputs.items():
         if not 0 <= number < len(program.signature.outputs):
             raise ValueError(f"there is no output {number}")
         _place(program, place)

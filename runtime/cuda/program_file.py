@@ -31,7 +31,7 @@ from bessemer.runtime.cuda.program_place import MAGIC, program_place
 from bessemer.runtime.errors import ArtifactError
 from bessemer.runtime.whole_file import whole_file
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".bessemer"
 _HEAD = struct.Struct("<16sQ32s")
 _LENGTH = struct.Struct("<Q")
