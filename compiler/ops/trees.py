@@ -114,8 +114,21 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
         f"tree_ensemble has {len(types)} inputs; its has_... attributes say otherwise.",
     )
     given = _Inputs.of(types, form)
-    x, weights, count = given.x, given.weights, given.splits.shape[0]
+    x, weights = given.x, given.weights
     require_dtype("tree_ensemble", x, FLOATS)
+    require(_fit(given, form), f"tree_ensemble's tables do not fit each other: {listed(types)}.")
+    require(
+        not isinstance(x.shape[1], int) or form.width <= x.shape[1],
+        f"The trees ask for {form.width} features, but the input {x} has {x.shape[1]}.",
+    )
+    if form.parts:
+        return TensorType(f64, (x.shape[0], form.parts, weights.shape[1]))
+    return x.with_shape((x.shape[0], weights.shape[1]))
+
+
+def _fit(given: _Inputs[TensorType], form: _Form) -> bool:
+    """Whether the tables have the types and shapes that `_infer` lists."""
+    x, weights, count = given.x, given.weights, given.splits.shape[0]
     fits = x.rank == weights.rank == 2 and given.children.shape == (count, 2)
     fits = fits and given.features.shape == (count,)
     fits = fits and weights.shape[0] == count - form.leaves and given.roots.rank == 1
@@ -131,15 +144,7 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
         fits = fits and given.masks == given.asked_features == TensorType(i32, questions)
         fits = fits and given.asked_splits == TensorType(x.dtype, questions)
         fits = fits and form.comparison in OPPOSITE and not form.has_modes
-    fits = fits and (not form.parts or (isinstance(trees, int) and form.parts * _WALKS <= trees))
-    require(fits, f"tree_ensemble's tables do not fit each other: {listed(types)}.")
-    require(
-        not isinstance(x.shape[1], int) or form.width <= x.shape[1],
-        f"The trees ask for {form.width} features, but the input {x} has {x.shape[1]}.",
-    )
-    if form.parts:
-        return TensorType(f64, (x.shape[0], form.parts, weights.shape[1]))
-    return x.with_shape((x.shape[0], weights.shape[1]))
+    return fits and (not form.parts or (isinstance(trees, int) and form.parts * _WALKS <= trees))
 
 
 def _reference(*arrays: Array, **attributes: Any) -> Array:

@@ -32,7 +32,12 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import (
+    DEFAULTS,
+    RecurrenceAttributes,
+    attributes_of,
+    statements_of,
+)
 
 _DEFAULT = DEFAULTS["lstm"]
 
@@ -94,54 +99,82 @@ def _reference(
     return tuple(array.astype(dy.dtype) for array in (found, direct, dc0, *totals))
 
 
+class _WayBack:
+    """The gates and the content of one element of a step, whose cotangents it settles.
+
+    `double_buffer` [2, 4, B, H] has the gates' cotangents, by which the step before multiplies.
+    """
+
+    def __init__(
+        self, builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer],
+        node: RecurrenceAttributes,
+    ) -> None:  # fmt: skip
+        self.builder, self.node = builder, node
+        self.dy, _, _, _, self.opened, self.content, *self.optional = inputs
+        self.found, direct, self.dc0, *_ = outputs
+        self.working, self.width = working_dtype(self.dy.dtype), direct.shape[1]
+        self.gate, self.cell_gate, _ = node.gates(self.opened.dtype)
+        self.hidden_gate = replace(node, clip=0.0).gates()[2]
+        self.double_buffer = builder.scratch(self.working, (2, 4, *direct.shape))
+
+    def kept(self, buffer: Buffer, place: Place, number: int, name: str) -> Expression:
+        """What the forward pass has kept for the element: of gate `number`, or of its content."""
+        value = buffer[place.time, place.row, number * self.width + place.column]
+        return self.builder.define(convert(value, self.working), name).value
+
+    def peephole(self, number: int, place: Place) -> Expression:
+        if not self.node.has_peepholes:
+            return constant(0, self.working)
+        return convert(self.optional[-1][number * self.width + place.column], self.working)
+
+    def finish(self, place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        """Settles an element of a step from h's cotangent, which is sums + state."""
+        define, gate = self.builder.define, self.gate
+        i, o, f, g = (self.kept(self.opened, place, number, "gate") for number in range(4))
+        before = self.kept(self.content, place, 0, "c")
+        shown = define(self.hidden_gate.rule(f * before + i * g), "shown").value
+        dh = define(sums[0] + state, "dh").value
+        do = define(dh * shown * gate.slope(o), "do").value
+        later = convert(self.dc0[place.row, place.column], self.working)
+        total = later + dh * o * self.hidden_gate.slope(shown)
+        dc = define(total + do * self.peephole(1, place), "dc").value
+        content_part = g - before if self.node.input_forget else g
+        di = define(dc * content_part * gate.slope(i), "di").value
+        df = constant(0, self.working)
+        if not self.node.input_forget:
+            df = dc * before * gate.slope(f)
+        df = define(df, "df").value
+        self.store(place, (di, do, df, dc * i * self.cell_gate.slope(g)))
+        dc = dc * f + di * self.peephole(0, place) + df * self.peephole(2, place)
+        self.builder.store(self.dc0, (place.row, place.column), dc)
+        return constant(0, self.working)
+
+    def store(self, place: Place, gates: Sequence[Expression]) -> None:
+        """Stores the gates' cotangents."""
+        for number, value in enumerate(gates):
+            stored = self.builder.define(value, "gate").value
+            index = ((place.step + 1) % 2, number, place.row, place.column)
+            self.builder.store(self.double_buffer, index, stored)
+            column = number * self.width + place.column
+            self.builder.store(self.found, (place.time, place.row, column), stored)
+
+
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
 ) -> Cell:
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, dc, opened, content, *optional = inputs
     found, direct, dc0, *totals = outputs
-    working, width = working_dtype(dy.dtype), direct.shape[1]
     node = attributes_of(_DEFAULT, attributes)
-    gate, cell_gate, _ = node.gates(opened.dtype)
-    hidden_gate = replace(node, clip=0.0).gates()[2]
-    double_buffer = builder.scratch(working, (2, 4, *direct.shape))
-
-    def peephole(number: int, place: Place) -> Expression:
-        if not node.has_peepholes:
-            return constant(0, working)
-        return convert(optional[-1][number * width + place.column], working)
-
-    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        at, column = (place.time, place.row), place.column
-        i, o, f, g = (
-            builder.define(convert(opened[(*at, n * width + column)], working), "gate").value
-            for n in range(4)
-        )
-        before = builder.define(convert(content[(*at, column)], working), "c").value
-        shown = builder.define(hidden_gate.rule(f * before + i * g), "shown").value
-        dh = builder.define(sums[0] + state, "dh").value
-        do = builder.define(dh * shown * gate.slope(o), "do").value
-        total = convert(dc0[place.row, column], working) + dh * o * hidden_gate.slope(shown)
-        dc = builder.define(total + do * peephole(1, place), "dc").value
-        content_part = g - before if node.input_forget else g
-        di = builder.define(dc * content_part * gate.slope(i), "di").value
-        df = constant(0, working) if node.input_forget else dc * before * gate.slope(f)
-        df = builder.define(df, "df").value
-        for n, value in enumerate((di, do, df, dc * i * cell_gate.slope(g))):
-            stored = builder.define(value, "gate").value
-            index = ((place.step + 1) % 2, n, place.row, column)
-            builder.store(double_buffer, index, stored)
-            builder.store(found, (*at, n * width + column), stored)
-        dc = dc * f + di * peephole(0, place) + df * peephole(2, place)
-        builder.store(dc0, (place.row, column), dc)
-        return constant(0, working)
-
-    product = Product((0,), finish, from_input(dy, width, working), double_buffer)
+    back = _WayBack(builder, inputs, outputs, node)
+    sums = from_input(dy, back.width, back.working)
+    product = Product((0,), back.finish, sums, back.double_buffer)
     return Cell(
         weights, dh, None, direct, dy, (product,), ((dc, dc0),),
-        node.lengths(optional), not node.reverse, cleared=(double_buffer,), ended=(found,),
+        node.lengths(optional), not node.reverse,
+        cleared=(back.double_buffer,), ended=(found,),
         read=(opened, content), replaces=(opened, found),
-        totals=(double_buffer, totals[0]) if node.has_totals else None,
+        totals=(back.double_buffer, totals[0]) if node.has_totals else None,
     )  # fmt: skip
 
 

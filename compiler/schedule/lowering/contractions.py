@@ -11,6 +11,7 @@ size of the tiles, and ../contraction/microkernel.py writes the loops.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -205,23 +206,14 @@ def _lower_in_registers(
             body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
         else:
             body = _body(contraction, tiling, job, inputs, lowering)
-        body = only_if(packs, body)
-        read, arguments = flat_buffers(inputs), {BASE: job.base, **places}
-        launch = lowering.launch(
-            job.nodes,
-            read,
-            {job.out.value: job.out.buffer},
-            Computation(body, operations(contraction, tiling), arguments=arguments),
-        )
-        launches.append(launch)
+        product = _product(contraction, tiling, job, inputs, places)
+        launches.append(_launch(product, only_if(packs, body), job.out, lowering))
     if small is not None:
         return [*launches, *_in_place(small, job, inputs, lowering)]
     if regions:
         return launches
     if not job.out.starts:
-        lowering.origins.products[job.out.value] = TiledProduct(
-            contraction, tilings[0], read, job.nodes, arguments
-        )
+        lowering.origins.products[job.out.value] = product
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
 
 
@@ -240,8 +232,26 @@ def _packing_its_panels(
     body = _body(draft, tiling, job, inputs, lowering, packing)
     if small is not None:
         body = only_if(1 - small.is_small, body)
-    made = Computation(body, operations(draft, tiling), arguments={BASE: job.base})
-    return lowering.launch(job.nodes, flat_buffers(inputs), {job.out.value: job.out.buffer}, made)
+    return _launch(_product(draft, tiling, job, inputs, {}), body, job.out, lowering)
+
+
+def _product(
+    contraction: Contraction,
+    tiling: Tiling,
+    job: TileJob,
+    inputs: Fusion,
+    places: Mapping[str, Size],
+) -> TiledProduct:
+    """What a launch computes; `inputs` have all buffers that its body reads, `places` the kernel's
+    own symbols."""
+    arguments = {BASE: job.base, **places}
+    return TiledProduct(contraction, tiling, flat_buffers(inputs), job.nodes, arguments)
+
+
+def _launch(product: TiledProduct, body: Block, out: Destination, lowering: Lowering) -> Launch:
+    work = operations(product.contraction, product.tiling)
+    made = Computation(body, work, arguments=product.arguments)
+    return lowering.launch(product.nodes, product.inputs, {out.value: out.buffer}, made)
 
 
 def _in_place(
@@ -252,9 +262,8 @@ def _in_place(
         return []
     contraction = replace(small.contraction, b=flat(inputs.buffer(small.right)))
     body = only_if(small.is_small, _body(contraction, small.tiling, job, inputs, lowering))
-    cost = operations(contraction, small.tiling)
-    made = Computation(body, cost, arguments={BASE: job.base})
-    return [lowering.launch(job.nodes, flat_buffers(inputs), {job.out.value: job.out.buffer}, made)]
+    product = _product(contraction, small.tiling, job, inputs, {})
+    return [_launch(product, body, job.out, lowering)]
 
 
 def _left_out(
