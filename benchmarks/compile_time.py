@@ -22,7 +22,7 @@ from bessemer.frontends.cli.bench_worker import BESSEMER, Job
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 
-STATIONS = ("schedule", "plan_memory", "codegen", "llvm")
+STAGES = ("schedule", "plan_memory", "codegen", "llvm")
 _IREE, _IREE_MODELS = "iree.compiler", ("resnet50",)
 """IREE takes long: the bar is about this model."""
 
@@ -50,8 +50,8 @@ def _measure(path: Path) -> Row:
         if path.stem in _IREE_MODELS and is_installed(_IREE):
             row["iree"] = _iree(path, folder)
     seconds = build(graph, Options()).seconds
-    row |= {station: seconds[station] for station in STATIONS if station in seconds}
-    row["passes"] = sum(time for name, time in seconds.items() if name not in STATIONS)
+    row |= {stage: seconds[stage] for stage in STAGES if stage in seconds}
+    row["passes"] = sum(time for name, time in seconds.items() if name not in STAGES)
     return row
 
 
@@ -84,7 +84,7 @@ def _iree(path: Path, folder: Path) -> float:
 
 def show_compile_times(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """The table's columns and cells."""
-    keys = ("cold", "cached", "onnxruntime", "iree", "import", "passes", *STATIONS)
+    keys = ("cold", "cached", "onnxruntime", "iree", "import", "passes", *STAGES)
     return ["model, seconds", *keys], [
         [name, *(f"{row[key]:.2f}" if key in row else "–" for key in keys)]
         for name, row in rows.items()

@@ -131,7 +131,7 @@ def efficiency(rows: Mapping[str, Row], name: str) -> float | None:
 
 
 def geometric_mean(numbers: Iterable[float]) -> float:
-    """1 of none."""
+    """The geometric mean; 1 if there are no numbers."""
     logarithms = [math.log(number) for number in numbers]
     return math.exp(statistics.fmean(logarithms)) if logarithms else 1.0
 

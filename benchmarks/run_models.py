@@ -48,7 +48,7 @@ def measure_models(section: str, subjects: Sequence[Subject], plan: Plan) -> dic
 
 
 def run_one(subject: Subject, arguments: Sequence[str], limit: float) -> dict[str, Any]:
-    """One row."""
+    """Compares a model in a process of its own: its row, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.compare", str(subject.path), "--id", subject.name]
     try:
         done = subprocess.run(

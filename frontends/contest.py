@@ -131,5 +131,5 @@ def winners(contests: Mapping[str, Contest]) -> dict[str, Choice]:
 
 
 def _progress(trials: int, contests: Mapping[str, Contest]) -> str:
-    """For a report."""
+    """A line that says how far the trials have come."""
     return f"{trials} trials, {sum(one.ratio < 1 for one in contests.values())} found better"

@@ -97,7 +97,7 @@ def picked(count: int, seed: int = 0) -> Array:
 
 
 def wide(array: Array) -> Array:
-    """In float64."""
+    """The array in float64."""
     return array.astype(np.float64)
 
 

@@ -95,7 +95,7 @@ def loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def torch_loss(logits: Any, label: Any) -> Any:
-    """The same in torch."""
+    """The same loss in torch."""
     functional: Any = importlib.import_module("torch.nn.functional")
     return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), label.reshape(-1))
 

@@ -43,7 +43,7 @@ def steps(kind: DType, lanes: int, stride: int = 1, start: int = 0) -> Value:
 
 
 def extract(w: Writer, value: Value, lane: int) -> Value:
-    """One lane."""
+    """One lane of a vector, as a scalar."""
     if value.lanes == 1:
         return value
     return w.compute(f"extractelement {value.typed}, i64 {lane}", value.kind, 1, value.level)

@@ -25,7 +25,7 @@ from bessemer.frontends.save_device import check_suffix
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 
-_STATIONS = {
+_STAGES = {
     "schedule": "Schedule kernels and plan memory",
     "codegen": "Generate LLVM IR",
     "llvm": "Make machine code",
@@ -162,14 +162,14 @@ def _check_place(output: Path, linker: str, machine: Target) -> None:
 
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:
-    """Compiles, and tells of every station while it runs and what it took."""
-    with phases.stations() as enter:
+    """Compiles, and prints each stage while it runs, with its time when it is done."""
+    with phases.stages() as enter:
         text = "Simplify the graph"
 
         def begins(step: str) -> None:
             nonlocal text
-            # Steps that have no line of their own belong to the station before them.
-            text = _STATIONS.get(step, text)
+            # Steps that have no line of their own belong to the stage before them.
+            text = _STAGES.get(step, text)
             enter(text)
 
         return build(graph, options, begins)

@@ -16,7 +16,7 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.machine import Target
 
 INPUT = "input"
-"""The name of the station before the first pass."""
+"""What names the graph before the first pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def _count(names: list[str], name: str) -> int:
 
 
 def schedule(graph: Graph, options: Options) -> Scheduled:
-    """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
+    """All stages up to the memory plan. Raises CompileError for what cannot be compiled."""
     target = processor_of(options)
     graph = graph_after(graph, options)
     found = fit_memory(graph, options, target)

@@ -89,7 +89,7 @@ class Phases:
         self.done(text, time.perf_counter() - start)
 
     @contextmanager
-    def stations(self) -> Iterator[Callable[[str], None]]:
+    def stages(self) -> Iterator[Callable[[str], None]]:
         """Phases that follow one another: what this gives ends the present one and begins that of
         a text, unless it runs already."""
         running, start = "", 0.0

@@ -24,24 +24,24 @@ class History:
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def add_step(self, samples: int, numbers: Mapping[str, float]) -> None:
-        """One more step."""
+        """Notes a step of so many samples, and its loss and metrics."""
         self.losses.append(numbers["loss"])
         self.rows.append((samples, dict(numbers)))
         self.place += 1
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
-        """The end of an epoch."""
+        """Notes the numbers of an epoch that is done; the next one begins."""
         for name, number in row.items():
             self.epochs.setdefault(name, []).append(number)
         self.epoch, self.place, self.rows = self.epoch + 1, 0, []
 
     def as_json(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The history as a checkpoint keeps it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> History:
-        """What `as_json` gave."""
+        """The history that `as_json` gave."""
         rows = [(int(count), dict(numbers)) for count, numbers in facts["rows"]]
         return cls(**{**facts, "rows": rows})
 

@@ -54,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of these."""
+    """A setting that is one of these values."""
 
     values: tuple[Entry, ...]
 

@@ -32,7 +32,7 @@ def publish(w: Writer) -> None:
 
 
 def arrive(w: Writer, at: Word) -> None:
-    """Arrives once."""
+    """One thread's arrival."""
     w.declarations.add("declare i64 @llvm.nvvm.mbarrier.arrive.shared(ptr addrspace(3))")
     w.here(f"call i64 @llvm.nvvm.mbarrier.arrive.shared({shared_memory.place(w, at)})", i64)
 

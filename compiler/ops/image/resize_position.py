@@ -79,7 +79,7 @@ class Point:
     rough: Expression
 
     def nearest(self, rounding: str) -> Size:
-        """As of Ratio."""
+        """As Ratio.nearest, of the rough position."""
         match rounding:
             case "floor":
                 return _rounded("floor", self.rough)
@@ -91,11 +91,11 @@ class Point:
                 return _rounded("floor", self.rough + 0.5)
 
     def floor(self) -> Size:
-        """As of Ratio; of the position that has the fraction, not of the rough one."""
+        """As Ratio.floor, of the exact position, as the fraction is."""
         return _rounded("floor", self.value)
 
     def fraction(self, dtype: DType) -> Expression:
-        """As of Ratio."""
+        """As Ratio.fraction."""
         return convert(self.value - expr.unary("floor", self.value), dtype)
 
 

@@ -44,7 +44,7 @@ def each_image(builder: KernelBuilder, dx: Buffer, total: Buffer) -> Iterator[Si
 
 
 def working_type(x: Buffer) -> DType:
-    """In which is computed."""
+    """The type of the arithmetic: at least f32."""
     return f64 if x.dtype is f64 else f32
 
 

@@ -76,7 +76,7 @@ class _Axis:
         return convert(index_value(size), self.one.dtype)
 
     def position(self, coordinate: Expression) -> Expression:
-        """-1..1 to elements."""
+        """A coordinate from -1 to 1 as a place among the elements of the axis."""
         if self.align_corners:
             return (coordinate + 1) * 0.5 * self.number(self.size - 1)
         return ((coordinate + 1) * self.number(self.size) - 1) * 0.5

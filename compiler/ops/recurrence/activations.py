@@ -150,7 +150,7 @@ class Gate:
         return select((y > low) & (y < high), found, 0)
 
     def slope_reference(self, y: Array) -> Array:
-        """As slope, of arrays."""
+        """As `slope`, for arrays: the definition."""
         found = np.asarray(self.activation.slope_reference(y, self.alpha, self.beta))
         if not self.clip:
             return found

@@ -109,7 +109,7 @@ class Items:
 
     @property
     def blocks(self) -> int:
-        """Blocks in an item."""
+        """The number of blocks in an item."""
         return ceil(self.part / self.block)
 
     @property
@@ -119,12 +119,12 @@ class Items:
 
     @property
     def per_share(self) -> int:
-        """Items in a share."""
+        """The number of items in a share."""
         return ceil(self.count / SHARES)
 
     @property
     def shares(self) -> int:
-        """Iterations of the parallel loop."""
+        """The number of iterations of the parallel loop."""
         return ceil(self.count / self.per_share)
 
     @property

@@ -60,7 +60,7 @@ def read_conv_transpose(context: NodeContext) -> Value:
 
 @rule("ConvTransposeWithDynamicPads", domain="com.microsoft")
 def read_conv_transpose_with_pads(context: NodeContext) -> Value:
-    """Its pads are an input."""
+    """The form of ConvTranspose whose pads are an input."""
     count = context.input(0).type.rank - 2
     pads: tuple[Size, ...] = (0,) * 2 * count
     if context.optional(2) is not None:
