@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emulator.arrays import Array
-
-if TYPE_CHECKING:
-    from emulator.machine import Machine
+from emulator.races import Races
+from emulator.shared_memory import SharedMemory
 
 
 @dataclass
@@ -35,17 +33,19 @@ class AsyncCopies:
     that were waited for.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self.committed = np.zeros(machine.threads, np.int64)
-        self.waited = np.zeros(machine.threads, np.int64)
-        self.issued = np.zeros(machine.threads, np.bool_)
+    def __init__(
+        self, threads: int, shared: SharedMemory, lands_at_once: Callable[[], bool]
+    ) -> None:
+        self._threads, self._shared, self._lands_at_once = threads, shared, lands_at_once
+        self.races: Races | None = None
+        self.committed = np.zeros(threads, np.int64)
+        self.waited = np.zeros(threads, np.int64)
+        self.issued = np.zeros(threads, np.bool_)
         self.batches: list[CopyBatch] = []
 
     def add(self, batch: CopyBatch) -> None:
         self.issued[batch.threads] = True
-        when = self._machine.schedule.async_
-        if when == "early" or (when == "mixed" and self._machine.random.random() < 0.5):
+        if self._lands_at_once():
             self._land(batch, np.ones(len(batch.threads), np.bool_))
         else:
             self.batches.append(batch)
@@ -54,18 +54,18 @@ class AsyncCopies:
         which = which & ~batch.landed
         if which.any():
             words = [word[which] for word in batch.words]
-            self._machine.shared.store(batch.offsets[which], words, batch.size)
+            self._shared.store(batch.offsets[which], words, batch.size)
             batch.landed |= which
 
     def finish(self, threads: Array, groups: Array) -> None:
         """The groups below `groups` of `threads` are over."""
-        limit = np.zeros(self._machine.threads, np.int64)
+        limit = np.zeros(self._threads, np.int64)
         limit[threads] = groups
         for batch in self.batches:
             self._land(batch, batch.groups < limit[batch.threads])
         self.batches = [batch for batch in self.batches if not batch.landed.all()]
         self.waited[threads] = np.maximum(self.waited[threads], groups)
-        races = self._machine.races
+        races = self.races
         if races is not None:
             warps = np.unique(threads // 32)
             # A warp knows what the last of its lanes that copy knows.

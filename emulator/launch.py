@@ -87,9 +87,8 @@ def launch(
         blocks = order[start : start + count]
         machine = Machine(kernel, shape, blocks, memory, symbols, layout, local_bytes, schedule)
         if schedule.races and layout.end > layout.start:
-            machine.races = Races(
-                parties, machine.threads // 32, len(machine.shared.data), _granule(kernel)
-            )
+            warps, size = machine.threads // 32, len(machine.shared.data)
+            machine.watch(Races(parties, warps, size, _granule(kernel)))
         run(program, machine)
         executed += machine.executed
     return executed

@@ -18,6 +18,7 @@ from emulator.mbarrier_state import Mbarriers
 from emulator.memory import ALLOCATED, WRITTEN, Memory
 from emulator.races import Races
 from emulator.schedule import Schedule
+from emulator.shared_memory import SharedMemory
 from emulator.syntax import Kernel
 
 Triple = tuple[int, int, int]
@@ -54,24 +55,6 @@ class LaunchShape:
     @property
     def threads(self) -> int:
         return self.block[0] * self.block[1] * self.block[2]
-
-
-class SharedMemory(Memory):
-    """The shared memories of all blocks in a row, `stride` bytes apart."""
-
-    def __init__(self, blocks: int, layout: SharedLayout) -> None:
-        super().__init__(blocks * layout.stride, "shared address")
-        self.stride = layout.stride
-        # What was never written must not look like a good zero.
-        self.data[:] = 0xFF
-        rows = self.state[: blocks * layout.stride].reshape(blocks, layout.stride)
-        rows[:, layout.start : layout.end] = ALLOCATED
-
-    def place(self, offset: int) -> str:
-        return f"{offset % self.stride:#x} (block {offset // self.stride} of those that run)"
-
-    def neighbour(self, offset: int) -> str:
-        return "which is outside of the block's shared memory"
 
 
 @dataclass
@@ -135,8 +118,8 @@ class Machine:
         self.flights: list[Flight] = []
         self.barriers: dict[tuple[int, int], NamedBarrier] = {}
         self.carry = np.zeros(self.threads, np.bool_)
-        self.mbarriers = Mbarriers(self)
-        self.copies = AsyncCopies(self)
+        self.mbarriers = Mbarriers(self.shared, self.wake)
+        self.copies = AsyncCopies(self.threads, self.shared, self.lands_at_once)
         self.bulk_stores: dict[int, BulkStores] = {}
         self.stores_issued: dict[int, int] = {}
         self.warpgroups: dict[int, Warpgroup] = {}
@@ -144,6 +127,10 @@ class Machine:
         # thread.
         self.pending: dict[int, Array] = {}
         self.unfenced: dict[int, Array] = {}
+
+    def watch(self, races: Races) -> None:
+        """From now on `races` sees all accesses to shared memory, and what orders them."""
+        self.races = self.mbarriers.races = self.copies.races = races
 
     def _name_threads(self, blocks: Array) -> None:
         each = np.arange(self.block_threads, dtype=np.int64)
@@ -240,11 +227,15 @@ class Machine:
 
     def start_flight(self, name: str, land: Callable[[], None]) -> None:
         """An asynchronous operation begins: it happens now or later, as the schedule says."""
-        when = self.schedule.async_
-        if when == "early" or (when == "mixed" and self.random.random() < 0.5):
+        if self.lands_at_once():
             land()
         else:
             self.flights.append(Flight(name, land))
+
+    def lands_at_once(self) -> bool:
+        """Whether an asynchronous operation that begins is over at once."""
+        when = self.schedule.async_
+        return when == "early" or (when == "mixed" and bool(self.random.random() < 0.5))
 
     def land_one(self) -> None:
         """Any operation under way may be the next to finish."""

@@ -4,17 +4,15 @@ completion makes known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emulator.arrays import Array
 from emulator.errors import BarrierMisuse, Race, TransactionMismatch
-from emulator.races import MOST_MBARRIERS
-
-if TYPE_CHECKING:
-    from emulator.machine import Machine
+from emulator.races import MOST_MBARRIERS, Races
+from emulator.shared_memory import SharedMemory
 
 MOST_BYTES = (1 << 20) - 1
 
@@ -42,10 +40,12 @@ class Mbarrier:
 
 
 class Mbarriers:
-    """All mbarriers of a machine, by the offset of their 8 bytes in the machine's shared memory."""
+    """All mbarriers of a machine, by the offset of their 8 bytes in the machine's shared memory;
+    `wake` lets threads go on that sleep."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, shared: SharedMemory, wake: Callable[[Array], None]) -> None:
+        self._shared, self._wake = shared, wake
+        self.races: Races | None = None
         self.all: dict[int, Mbarrier] = {}
         self._slots: dict[int, int] = {}
 
@@ -56,19 +56,19 @@ class Mbarriers:
             )
         if not 1 <= count < 1 << 20:
             raise BarrierMisuse(f"mbarrier.init with a count of {count}")
-        block = offset // self._machine.shared.stride
+        block = offset // self._shared.stride
         slot = self._slots.setdefault(block, 0)
         if slot >= MOST_MBARRIERS:
             raise BarrierMisuse(f"more than {MOST_MBARRIERS} mbarriers in a block")
         self._slots[block] = slot + 1
-        races, warp = self._machine.races, thread // 32
+        races, warp = self.races, thread // 32
         born = 0 if races is None else races.now(warp)
         self.all[offset] = Mbarrier(slot, count, count, warp, born)
 
     def find(self, offset: int) -> Mbarrier:
         if offset not in self.all:
             raise BarrierMisuse(
-                f"{self._machine.shared.place(offset)} is used as an mbarrier before mbarrier.init "
+                f"{self._shared.place(offset)} is used as an mbarrier before mbarrier.init "
                 "(or after mbarrier.inval)"
             )
         return self.all[offset]
@@ -76,10 +76,10 @@ class Mbarriers:
     def use(self, offset: int, warps: Array) -> Mbarrier:
         """The mbarrier, for `warps` that must have learnt of its initialisation."""
         one = self.find(offset)
-        races = self._machine.races
+        races = self.races
         if races is not None and not races.knows(warps, one.initialiser, one.born):
             raise Race(
-                f"the mbarrier at {self._machine.shared.place(offset)} is used by a "
+                f"the mbarrier at {self._shared.place(offset)} is used by a "
                 "warp that no barrier has told of its mbarrier.init"
             )
         return one
@@ -93,12 +93,11 @@ class Mbarriers:
         one.pending -= count
         if one.pending < 0:
             raise BarrierMisuse(
-                f"the mbarrier at {self._machine.shared.place(offset)} waits for "
-                f"{one.expected} arrivals "
+                f"the mbarrier at {self._shared.place(offset)} waits for {one.expected} arrivals "
                 "and gets more"
             )
-        if self._machine.races is not None:
-            row = self._machine.races.release(warp) if row is None else row
+        if self.races is not None:
+            row = self.races.release(warp) if row is None else row
             one.gathered = row if one.gathered is None else np.maximum(one.gathered, row)
         self._try_complete(offset, one)
         return phase
@@ -127,9 +126,8 @@ class Mbarriers:
         one = self.find(offset)
         if one.phase != phase:
             raise TransactionMismatch(
-                f"{size} bytes come to the mbarrier at {self._machine.shared.place(offset)} "
-                f"after its phase was "
-                "over: expect_tx was told too few"
+                f"{size} bytes come to the mbarrier at {self._shared.place(offset)} after its "
+                "phase was over: expect_tx was told too few"
             )
         one.flying -= 1
         one.bytes -= size
@@ -140,19 +138,18 @@ class Mbarriers:
             return
         if one.flying:
             raise TransactionMismatch(
-                f"the mbarrier at {self._machine.shared.place(offset)} completes its phase "
-                f"while {one.flying} "
-                "copies are under way: expect_tx was told too few bytes"
+                f"the mbarrier at {self._shared.place(offset)} completes its phase while "
+                f"{one.flying} copies are under way: expect_tx was told too few bytes"
             )
         one.phase += 1
         one.pending = one.expected
         self._publish(one)
         for threads in one.sleepers:
-            self._machine.wake(threads)
+            self._wake(threads)
         one.sleepers.clear()
 
     def _publish(self, one: Mbarrier) -> None:
-        races = self._machine.races
+        races = self.races
         if races is None:
             return
         row = one.gathered if one.gathered is not None else np.zeros_like(races.known[0])
@@ -161,15 +158,15 @@ class Mbarriers:
         one.known = row if one.known is None else np.maximum(one.known, row)
 
     def acquire(self, one: Mbarrier, warps: Array) -> None:
-        if self._machine.races is not None and one.known is not None:
-            self._machine.races.acquire(warps, one.known)
+        if self.races is not None and one.known is not None:
+            self.races.acquire(warps, one.known)
 
     def check_end(self, flights: int) -> None:
         """At the end of all threads nothing may be outstanding."""
         for offset, one in self.all.items():
             if one.bytes and not flights:
                 raise TransactionMismatch(
-                    f"at the end the mbarrier at {self._machine.shared.place(offset)} has "
+                    f"at the end the mbarrier at {self._shared.place(offset)} has "
                     + (
                         f"{one.bytes} bytes to come: expect_tx was told too many"
                         if one.bytes > 0
@@ -180,9 +177,8 @@ class Mbarriers:
     def describe(self) -> str:
         """Who waits for what, for the report of a standstill."""
         return "".join(
-            f"; the mbarrier at {self._machine.shared.place(offset)}, phase {one.phase}, waits "
-            f"for {one.pending} "
-            f"arrivals and {one.bytes} bytes"
+            f"; the mbarrier at {self._shared.place(offset)}, phase {one.phase}, waits for "
+            f"{one.pending} arrivals and {one.bytes} bytes"
             for offset, one in self.all.items()
             if one.sleepers
         )

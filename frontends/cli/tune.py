@@ -87,7 +87,8 @@ def command(
             )
     if output is not None:
         write_choices(output, found.tuning, key)
-    if not found.trials and any(one.waiting for one in found.contests.values()):
+    is_left = any(one.waiting for one in found.contests.values())
+    if is_left and not found.trials and not found.interrupted:
         write_note(f"--seconds {seconds:g} were over before anything was tried: give more")
     _print(found, as_json)
     if found.interrupted:
