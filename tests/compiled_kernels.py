@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bessemer.compiler.codegen.artifact.machine import (
     assembly_text,
@@ -26,6 +27,15 @@ from bessemer.compiler.targets.machine import Target
 _LEVELS = (x86.SSE42, x86.AVX2, x86.AVX512)
 HERE = tuple(target for target in _LEVELS if set(target.features) <= set(host_target().features))
 """The targets that this machine can run."""
+
+_Test = Callable[..., None]
+
+
+def targets_in_turn(test: _Test) -> _Test:
+    """Makes a test of a case one for each of these targets, all but one of which are slow."""
+    each = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
+    return pytest.mark.in_turn(each(test))
+
 
 _ENTRY = """
 define void @entry(ptr %buffers, ptr %dims, i64 %begin, i64 %end) {{

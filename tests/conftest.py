@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,31 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `in_turn`, each case stays for one of its targets; with the others it is
+    slow. So every target has cases of all kinds, and none has them all. A test of a few cases stays
+    as it is."""
+    tests: dict[str, dict[str, list[pytest.Function]]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("in_turn"):
+            target: Any = item.callspec.params["target"]
+            case = item.name.replace(target.name, "")
+            test = item.nodeid.partition("[")[0]
+            tests.setdefault(test, {}).setdefault(case, []).append(item)
+    for cases in tests.values():
+        for number, same in enumerate(cases.values()):
+            kept = same[_digit_sum(number, len(same)) % len(same)]
+            for item in same:
+                if len(cases) >= 2 * len(same) and item is not kept:
+                    item.add_marker(pytest.mark.slow)
+
+
+def _digit_sum(number: int, base: int) -> int:
+    """In whatever steps one goes through the numbers, it takes all values modulo the base."""
+    return number if number < base else number % base + _digit_sum(number // base, base)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--models", type=Path, help="folder of the exported benchmark networks")
 
@@ -56,9 +82,14 @@ def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if sys.dont_write_bytecode:
             patch.delitem(os.environ, "PYTHONDONTWRITEBYTECODE", raising=False)
-            folder = tmp_path_factory.mktemp("bytecode")
-            patch.setitem(os.environ, "PYTHONPYCACHEPREFIX", str(folder))
+            patch.setitem(os.environ, "PYTHONPYCACHEPREFIX", str(_shared(tmp_path_factory)))
         yield
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for bytecode that all workers of a run have."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "bytecode"
 
 
 @pytest.fixture

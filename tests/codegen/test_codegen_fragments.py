@@ -13,11 +13,9 @@ from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import Array, DType, bf16, f32, f64, i8, i32
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
-from tests.compiled_kernels import HERE, CompiledKernel, assembly, compiles_for_arm
+from tests.compiled_kernels import CompiledKernel, assembly, compiles_for_arm, targets_in_turn
 
 M, N, K = dims.symbol("m"), dims.symbol("n"), dims.symbol("k")
-
-on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 
 
 def product(
@@ -79,7 +77,7 @@ def check(
     np.testing.assert_allclose(result, exact, 1e-4 if bias.dtype is f32 else 1e-12, 1e-4)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("limit", ["full", "known", "symbol"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 4), (2, 16), (6, 16), (14, 32), (3, 24), (5, 7)])
 def test_a_tile_of_a_product(rows: int, columns: int, limit: str, target: Target) -> None:
@@ -92,7 +90,7 @@ def test_a_tile_of_a_product(rows: int, columns: int, limit: str, target: Target
         check(kernel, target, rows, columns, 9, extent, 9)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize(
     ("dtype", "source"), [(f64, f64), (i32, i32), (i32, i8), (f32, bf16)], ids=str
 )
@@ -101,12 +99,12 @@ def test_element_types(dtype: DType, source: DType, target: Target) -> None:
         check(product(3, 16, 5, limit, dtype, source), target, 3, 16, 5, 16, 5)
 
 
-@on_each_target
+@targets_in_turn
 def test_no_depth_leaves_the_fill(target: Target) -> None:
     check(product(2, 16, K, 16), target, 2, 16, 0, 16, 0)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("unroll", [1, 2, 4])
 @pytest.mark.parametrize("stride", [12, 100, M], ids=str)
 def test_strides_and_unrolling(stride: Size, unroll: int, target: Target) -> None:
@@ -114,7 +112,7 @@ def test_strides_and_unrolling(stride: Size, unroll: int, target: Target) -> Non
     check(kernel, target, 6, 16, 12, 16, stride if isinstance(stride, int) else 40)
 
 
-@on_each_target
+@targets_in_turn
 def test_rows_left_out_and_added_under_a_condition(target: Target) -> None:
     a, b, out = Buffer("a", f32, (8,)), Buffer("b", f32, (K, 16)), Buffer("out", f32, (3, 16))
     builder = KernelBuilder()
@@ -137,7 +135,7 @@ def test_rows_left_out_and_added_under_a_condition(target: Target) -> None:
     np.testing.assert_array_equal(result.arrays[2], np.array(rows) + 1)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("limit", [16, N], ids=str)
 def test_two_fragments_in_one_store(limit: Size, target: Target) -> None:
     out = Buffer("out", f32, (2, limit))

@@ -19,12 +19,10 @@ from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array, DType, bf16, boolean, f16, f32, f64, i8, i32, i64, u8
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
-from tests.compiled_kernels import HERE, CompiledKernel, assembly, compiles_for_arm
+from tests.compiled_kernels import CompiledKernel, assembly, compiles_for_arm, targets_in_turn
 
 SIZES = (0, 1, 7, 16, 17, 33)
 N, M = dims.symbol("n"), dims.symbol("m")
-
-on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 
 
 def numbers(dtype: DType, size: int) -> Array:
@@ -58,7 +56,7 @@ ACCESSES: dict[str, Callable[[Dim], Size]] = {
 }
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f16, f32, f64, i8, i32, boolean], ids=str)
 @pytest.mark.parametrize("name", ACCESSES)
 def test_loads_at_every_stride(name: str, dtype: DType, target: Target) -> None:
@@ -76,7 +74,7 @@ def test_loads_at_every_stride(name: str, dtype: DType, target: Target) -> None:
         np.testing.assert_array_equal(result, data[index])
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f32, f64, i8], ids=str)
 @pytest.mark.parametrize("guard", ["none", "by index", "by data"])
 @pytest.mark.parametrize("count", [58, 24, 7])
@@ -107,7 +105,7 @@ def _at(name: str, i: int) -> Size:
     return dims.substitute(size, {probe: i})
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f16, f32, f64, i8, i32, boolean], ids=str)
 @pytest.mark.parametrize("name", ["next", "every second", "backwards", "by a symbol", "far"])
 def test_stores_at_every_stride(name: str, dtype: DType, target: Target) -> None:
@@ -120,7 +118,7 @@ def test_stores_at_every_stride(name: str, dtype: DType, target: Target) -> None
         compare(compiled, [numbers(dtype, n), np.zeros(250, dtype.numpy)], n=n, m=3)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("m", [1, 3, 7, 10_007, (1 << 47) + 3])
 def test_quotients_of_indices_by_a_size_are_whole(m: int, target: Target) -> None:
     out, far = Buffer("out", i64, (64,)), 1 << 48
@@ -133,7 +131,7 @@ def test_quotients_of_indices_by_a_size_are_whole(m: int, target: Target) -> Non
     assert found.tolist() == [(first + i) // m for i in range(64)]
 
 
-@on_each_target
+@targets_in_turn
 def test_stores_of_several_lanes_to_one_place_are_in_order(target: Target) -> None:
     x, out = Buffer("x", f32, (N,)), Buffer("out", f32, (20,))
     builder = KernelBuilder()
@@ -148,7 +146,7 @@ def test_stores_of_several_lanes_to_one_place_are_in_order(target: Target) -> No
         compare(compiled, [numbers(f32, n), np.zeros(20, np.float32)], n=n)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f32, i64, bf16], ids=str)
 @pytest.mark.parametrize("lanes", [1, 16])
 def test_addresses_from_data(dtype: DType, lanes: int, target: Target) -> None:
@@ -179,7 +177,7 @@ GUARDS: dict[str, Callable[[Dim, Expression], Expression]] = {
 }
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f32, i64, bf16, u8], ids=str)
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_guarded_load_reads_zero_and_touches_nothing(
@@ -210,7 +208,7 @@ def test_a_guarded_load_reads_zero_and_touches_nothing(
             np.testing.assert_array_equal(result, np.array(wanted, dtype.numpy), f"{stride}")
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f32, u8], ids=str)
 @pytest.mark.parametrize("index", [lambda i: i // 4, lambda i: i % 4], ids=["each", "again"])
 @pytest.mark.parametrize("name", GUARDS)
@@ -254,7 +252,7 @@ def _holding(name: str, n: int, flag: Array) -> Array:
     return holding[name]
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f32, i64, bf16, u8], ids=str)
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("name", GUARDS)
@@ -275,7 +273,7 @@ def test_a_guarded_store(name: str, stride: int, dtype: DType, target: Target) -
         np.testing.assert_array_equal(result, wanted)
 
 
-@on_each_target
+@targets_in_turn
 def test_a_load_before_the_buffer_under_a_false_guard(target: Target) -> None:
     """A column of a padded image: the address is one that no process has."""
     x, out = Buffer("x", f32, (4, N)), Buffer("out", f32, (6, N))
@@ -330,7 +328,7 @@ def test_known_extents_have_no_remainder() -> None:
     assert "%k1" not in assembly_of(x86.AVX512, lambda i: i)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("dtype", [f16, bf16, f32, f64], ids=str)
 def test_elements_keep_their_bits_on_the_way_through_registers(
     dtype: DType, target: Target

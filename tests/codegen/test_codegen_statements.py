@@ -19,13 +19,11 @@ from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import DTYPES, DType, boolean, f32, f64, i64
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
-from tests.compiled_kernels import HERE, CompiledKernel, assembly, compiles_for_arm
+from tests.compiled_kernels import HERE, CompiledKernel, assembly, compiles_for_arm, targets_in_turn
 
 SIZES = (0, 1, 7, 16, 17, 33)
 N, M = dims.symbol("n"), dims.symbol("m")
 X = Buffer("x", f32, (N,))
-
-on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 
 
 def kernel_of(builder: KernelBuilder, *buffers: Buffer, outputs: int = 1) -> Kernel:
@@ -37,7 +35,7 @@ def kernel_of(builder: KernelBuilder, *buffers: Buffer, outputs: int = 1) -> Ker
 # Loops
 
 
-@on_each_target
+@targets_in_turn
 def test_a_parallel_loop_runs_the_part_it_is_given(target: Target) -> None:
     builder = KernelBuilder()
     with builder.loop(N, "parallel") as i:
@@ -47,7 +45,7 @@ def test_a_parallel_loop_runs_the_part_it_is_given(target: Target) -> None:
     assert result.tolist() == [0, 0, 0, 4, 5, 6, 0, 0, 0]
 
 
-@on_each_target
+@targets_in_turn
 def test_a_loop_of_no_iterations_reads_nothing(target: Target) -> None:
     table, out = Buffer("table", f32, (M, 1 << 40)), Buffer("out", f32, (1,))
     builder = KernelBuilder()
@@ -60,7 +58,7 @@ def test_a_loop_of_no_iterations_reads_nothing(target: Target) -> None:
     assert CompiledKernel(kernel, target)(arrays, {"n": 5, "m": 0}).arrays[1] == 0
 
 
-@on_each_target
+@targets_in_turn
 def test_an_unrolled_loop_counts_at_compile_time(target: Target) -> None:
     out = Buffer("out", i64, (3, 4))
     builder = KernelBuilder()
@@ -85,7 +83,7 @@ def fibonacci(builder: KernelBuilder, out: Buffer) -> None:
     builder.store(out, (15,), count.value)
 
 
-@on_each_target
+@targets_in_turn
 def test_a_while_loop(target: Target) -> None:
     out = Buffer("out", i64, (16,))
     builder = KernelBuilder()
@@ -97,7 +95,7 @@ def test_a_while_loop(target: Target) -> None:
     assert result[15] == 12
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("kind", ["serial", "vector"])
 def test_branches_change_locals(kind: loops.LoopKind, target: Target) -> None:
     out = Buffer("out", f32, (M, N))
@@ -130,7 +128,7 @@ REDUCTIONS = [
 ]
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize(("name", "dtype"), REDUCTIONS, ids=str)
 def test_reductions_in_vector_loops(
     name: str, dtype: DType, target: Target, rng: np.random.Generator
@@ -152,7 +150,7 @@ def test_reductions_in_vector_loops(
         np.testing.assert_array_equal(compiled([data, start], {"n": n}).arrays[1], expected)
 
 
-@on_each_target
+@targets_in_turn
 def test_a_product_is_summed_in_several_vectors_at_once(
     target: Target, rng: np.random.Generator
 ) -> None:
@@ -170,7 +168,7 @@ def test_a_product_is_summed_in_several_vectors_at_once(
         assert abs(result[0] - exact) <= 1e-6 * np.abs(a * b).sum() + 1e-30
 
 
-@on_each_target
+@targets_in_turn
 def test_the_largest_is_nan_if_one_is(target: Target) -> None:
     out = Buffer("out", f32, (2,))
     builder = KernelBuilder()
@@ -189,7 +187,7 @@ def test_the_largest_is_nan_if_one_is(target: Target) -> None:
         assert np.isnan(compiled([x, np.zeros(2, np.float32)], {"n": 21}).arrays[1]).all()
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("lanes", [0, 1, 4, 16])
 def test_locals_of_a_vector_loop_have_a_value_for_each_lane(
     lanes: int, target: Target, rng: np.random.Generator
@@ -215,7 +213,7 @@ def test_locals_of_a_vector_loop_have_a_value_for_each_lane(
 # Memory of the kernel's own, symbols, failures
 
 
-@on_each_target
+@targets_in_turn
 def test_a_local_array_lives_for_a_block(target: Target) -> None:
     out = Buffer("out", f32, (3, 20))
     builder = KernelBuilder()
@@ -234,7 +232,7 @@ def test_a_local_array_lives_for_a_block(target: Target) -> None:
     np.testing.assert_array_equal(result, sums[:, ::-1])
 
 
-@on_each_target
+@targets_in_turn
 def test_a_kernel_sets_a_dimension_and_reports_its_first_failure(target: Target) -> None:
     kept = Buffer("kept", f32, (dims.symbol("k"),))
     builder = KernelBuilder()
@@ -254,7 +252,7 @@ def test_a_kernel_sets_a_dimension_and_reports_its_first_failure(target: Target)
     assert compiled([-x, x], {"n": 0, "k": 0}).failure == "nothing is left"
 
 
-@on_each_target
+@targets_in_turn
 def test_a_prefetch_changes_nothing(target: Target) -> None:
     builder, written = KernelBuilder(), Buffer("written", f32, (N,))
     with builder.loop(N) as i:

@@ -142,10 +142,9 @@ def _run_compiled(prepared: Prepared, target: Target, threads: int = 2) -> Array
 
 
 @pytest.mark.parametrize(
-    ("case", "target"),
-    COMPILED,
-    ids=lambda each: each.name if isinstance(each, Target) else str(each),
+    ("case", "target"), COMPILED, ids=lambda each: getattr(each, "name", str(each))
 )
+@pytest.mark.in_turn
 def test_machine_code_computes_the_same(
     case: Product | Convolution, target: Target, rng: np.random.Generator
 ) -> None:

@@ -23,13 +23,9 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.lowering.recurrence import pack
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
+from tests.compiled_kernels import HERE, targets_in_turn
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-TARGETS = [
-    target
-    for target in (x86.SSE42, x86.AVX2, x86.AVX512)
-    if set(target.features) <= set(host_target().features)
-]
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def graph_names(graph: Graph) -> set[str]:
     return {value.name for value in graph.inputs}
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 @pytest.mark.parametrize("case", [CASES[2], CASES[4], CASES[13]], ids=str)
 def test_every_target_computes_it(case: Case, target: Any) -> None:
     arrays = dict(arrays_of(case))
@@ -229,7 +225,7 @@ def test_the_unpacked_weights_are_not_kept() -> None:
     assert made.weights.nbytes < 1.1 * 4 * case.hidden * case.hidden * 4
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 @pytest.mark.parametrize(
     ("batch", "hidden", "has_team"), [(1, 256, True), (3, 262, True), (2, 29, False)]
 )
@@ -358,7 +354,7 @@ def _there_and_back(cell: str, batch: int, hidden: int, **attributes: Any) -> Gr
     return b.finish([y, h, total, *rest], [f"out{k}" for k in range(3 + len(rest))])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@targets_in_turn
 @pytest.mark.parametrize(
     ("cell", "batch", "hidden", "attributes"),
     [

@@ -18,12 +18,10 @@ from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.schedule.spans import spans_of
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
-from tests.compiled_kernels import HERE
+from tests.compiled_kernels import HERE, targets_in_turn
 
 ROWS = [2, 3, 4, 5, 8, 12, 33]
 N, M = symbol("n"), symbol("m")
-
-on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 
 
 def transposed(
@@ -46,7 +44,7 @@ def _run(
     return [np.array(found) for found in model.run(list(arrays))]
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16, np.uint8])
 def test_rows_become_columns(kind: type, target: Target) -> None:
     """Short axes on either side, in one band of squares or many."""
@@ -57,7 +55,7 @@ def test_rows_become_columns(kind: type, target: Target) -> None:
         np.testing.assert_array_equal(found, x.transpose(0, 2, 1), err_msg=str(x.shape))
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("length", [20, 64, 100])
 def test_stores_that_are_whole_kibibytes_apart(length: int, target: Target) -> None:
     """Squares side by side, with some in the last band that begin before its end; sizes that are
@@ -79,7 +77,7 @@ def test_axes_of_no_length(shape: tuple[int, ...]) -> None:
     assert found.shape == (shape[0], shape[2], shape[1])
 
 
-@on_each_target
+@targets_in_turn
 def test_functions_and_free_sizes(target: Target) -> None:
     """A function that is too costly to be written once for each row."""
     x = np.random.default_rng(4).standard_normal((2, 37, 130)).astype(np.float32)
@@ -89,7 +87,7 @@ def test_functions_and_free_sizes(target: Target) -> None:
         np.testing.assert_allclose(found, exact, rtol=0, atol=3e-7, err_msg=str(shape))
 
 
-@on_each_target
+@targets_in_turn
 def test_what_a_row_shares(target: Target) -> None:
     """A number for each row, which lies next to the next row's, is spread along the vectors."""
     rng = np.random.default_rng(5)
@@ -126,7 +124,7 @@ def test_what_a_row_shares_alone_is_not_transposed() -> None:
     assert "vector i3 in 0..512 by 16" in print_kernel(kernel)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("times", [2, 4, 8])
 @pytest.mark.parametrize("shape", [(3, 5, 53), (20, 4, 16), (3, 5, N), (5, N, 23)])
 def test_pixels_that_are_repeated(times: int, shape: tuple[Size, ...], target: Target) -> None:
@@ -142,7 +140,7 @@ def test_pixels_that_are_repeated(times: int, shape: tuple[Size, ...], target: T
     np.testing.assert_array_equal(found, wanted)
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("times", [2, 4])
 def test_repeated_pixels_of_which_the_last_are_cut_off(times: int, target: Target) -> None:
     b = GraphBuilder("cut")
@@ -180,7 +178,7 @@ def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
     assert len(out.low) > 4 and overlap * 4 < np.prod(shape)
 
 
-@on_each_target
+@targets_in_turn
 def test_axes_that_lie_side_by_side_elsewhere_are_parted(target: Target) -> None:
     """Weights [o, c, taps] as rows (taps, c) of o, the taps in order and from the last one on; rows
     of an unknown number that are turned round."""
@@ -233,7 +231,7 @@ def test_what_shares_a_line_is_stored_in_a_row() -> None:
     assert max(out.high[:thirds]) <= 16 * 360 <= min(out.low[thirds : 2 * thirds])
 
 
-@on_each_target
+@targets_in_turn
 @pytest.mark.parametrize("kind", [np.float32, np.int8])
 def test_short_rows_beside_one_another(kind: type, target: Target) -> None:
     rng = np.random.default_rng(3)

@@ -1,7 +1,7 @@
 """Winograd's form of 3x3 convolutions, against NumPy in float64."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import ml_dtypes
@@ -166,13 +166,14 @@ LINES_AND_SEGMENTS = (
 )
 
 
-# On each target half of them for one thread, the others for many.
+# Half of them on each target, of which half for one thread, the others for many.
 @pytest.mark.parametrize(
     ("target", "threads", "outputs", "taps"),
     [
         pytest.param(target, threads, *case, id=f"{target.name}-{threads}-{number}")
-        for number, case in enumerate(LINES_AND_SEGMENTS)
-        for target, threads in zip((x86.SSE42, x86.AVX512), (1, 64) if number % 2 else (64, 1))
+        for number, (case, (target, threads)) in enumerate(
+            zip(LINES_AND_SEGMENTS, cycle(product((x86.SSE42, x86.AVX512), (64, 1))))
+        )
     ],
 )
 def test_one_axis_dilations_and_segments(
