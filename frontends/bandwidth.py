@@ -129,7 +129,8 @@ def _memories(part: int, threads: int) -> list[Array]:
     content = np.frombuffer(np.random.default_rng(0).bytes(min(part, _CONTENT)), np.uint8)
     memories = [aligned_empty((part,), np.dtype(np.uint8)) for _ in range(threads)]
     for memory in memories:
-        memory[...] = np.resize(content, part)
+        for start in range(0, part, _CONTENT):
+            memory[start : start + _CONTENT] = content[: part - start]
     return memories
 
 

@@ -21,6 +21,7 @@ from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import Options
 from tests.network_runs import numbers
 from tests.onnxruntime_sessions import session_of
+from tests.short_networks import short_mobilenet, short_resnet
 
 Task = Callable[[int], None]
 Order = Callable[[int, Task], None]
@@ -28,12 +29,9 @@ Order = Callable[[int, Task], None]
 # Large enough for most kernels to be shared.
 NETWORKS: dict[str, tuple[Callable[[], Network], dict[str, Array]]] = {
     "mlp": (lambda: zoo.mlp(400, (512, 300), 10), {"x": numbers(65, 400)}),
-    "resnet18": (lambda: zoo.resnet(18, 10, size=64, width=16), {"image": numbers(1, 3, 64, 64)}),
-    "mobilenet": (
-        lambda: zoo.mobilenet_v2(10, size=96, width=0.5),
-        {"image": numbers(1, 3, 96, 96)},
-    ),
-    "unet": (lambda: zoo.unet(width=8, depth=2), {"image": numbers(1, 3, 64, 48)}),
+    "resnet": (lambda: short_resnet(size=64), {"image": numbers(1, 3, 64, 64)}),
+    "mobilenet": (lambda: short_mobilenet(96), {"image": numbers(1, 3, 96, 96)}),
+    "unet": (lambda: zoo.unet(width=8, depth=1), {"image": numbers(1, 3, 64, 48)}),
     "transformer": (
         lambda: zoo.causal_transformer(50, positions=64, features=64, heads=4, layers=2),
         {"tokens": np.arange(3 * 61).reshape(3, 61) % 50},

@@ -73,7 +73,7 @@ def test_the_version_is_the_package_s() -> None:
 
 
 def test_a_closed_output_is_no_error() -> None:
-    command = [sys.executable, "-m", "bessemer", "list-ops"]
+    command = [sys.executable, "-m", "bessemer", "cache"]
     closed = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True
     )

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.mapped_file import MappedFile, forget
 from bessemer.frontends.compile import compile
 from bessemer.frontends.models_in import as_graph
 
-SIZE, LAYERS = 1024, 16
+SIZE, LAYERS = 1024, 8
 WEIGHTS = LAYERS * SIZE * SIZE * 4
 _COMPILE = """
 import sys
@@ -40,7 +40,7 @@ def _model(folder: Path, size: int, external: bool, transposed: bool) -> Path:
     rng = np.random.default_rng(0)
     nodes, weights = [], []
     for layer in range(LAYERS):
-        array = rng.standard_normal((size, size)).astype(np.float32) / np.float32(size)
+        array = rng.random((size, size), np.float32) / np.float32(size)
         weights.append(numpy_helper.from_array(array, f"w{layer}"))
         names = [f"x{layer}", f"w{layer}"], [f"x{layer + 1}"]
         nodes.append(helper.make_node("Gemm", *names, transB=int(transposed)))

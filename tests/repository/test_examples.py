@@ -1,6 +1,5 @@
 """The examples run, in Python and in C, and the model beside them is what its script writes."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,7 @@ import pytest
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends import zoo
 from bessemer.frontends.onnx_writer.write import write_onnx
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
+from tests.made_examples import EXAMPLES, ROOT, make_examples
 
 needs_c = pytest.mark.skipif(
     shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and cc"
@@ -41,20 +38,9 @@ def test_the_model_beside_the_examples_is_the_zoo_s_lenet() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where examples/Makefile built the C programs, with this tree's `bessemer`."""
+    """Where the C programs are; test_train_lenet.py makes the one that trains."""
     folder = tmp_path_factory.mktemp("examples")
-    script = folder / "bessemer"
-    command = "from bessemer.frontends.cli import main; main()"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{command}" "$@"\n')
-    script.chmod(0o755)
-    done = subprocess.run(
-        ["make", "-C", EXAMPLES, f"OUT={folder}", f"BESSEMER={script}", f"PYTHON={sys.executable}"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    make_examples(folder, "embed", "two_models")
     return folder
 
 

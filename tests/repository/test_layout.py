@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,8 +49,7 @@ def _facts_of(text: str) -> Facts:
     tree = ast.parse(text)
     classes: list[str] = []
     modules: list[str] = []
-    words: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         match node:
             case ast.ClassDef(name):
                 classes.append(name)
@@ -57,11 +57,29 @@ def _facts_of(text: str) -> Facts:
                 modules += [alias.name for alias in aliases]
             case ast.ImportFrom(str() as module):
                 modules.append(module)
-            case ast.Attribute(_, word) | ast.Name(word):
-                words.add(word)
     packages = frozenset(name.split(".")[0] for name in modules)
-    reads = not words.isdisjoint({"environ", "getenv"})
+    reads = _reads_environment(text, tree)
     return Facts(len(text.splitlines()), ast.get_docstring(tree), tuple(classes), packages, reads)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.stmt]:
+    """Those in a tree, which has many more expressions."""
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for node in getattr(tree, part, ()):
+            if isinstance(node, ast.stmt):
+                yield node
+            yield from _statements(node)
+
+
+def _reads_environment(text: str, tree: ast.AST) -> bool:
+    if not re.search("environ|getenv", text):
+        return False
+    words = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    return not words.isdisjoint({"environ", "getenv"})
 
 
 def _of_packages() -> dict[str, Facts]:

@@ -26,7 +26,11 @@ def _asked_for(path: Path) -> Iterator[ast.expr]:
 
 
 def _is_name_of_operator(node: ast.expr) -> bool:
-    return ast.unparse(node).endswith("operator.name")
+    match node:
+        case ast.Attribute(ast.Name("operator") | ast.Attribute(_, "operator"), "name"):
+            return True
+        case _:
+            return False
 
 
 def _strings(wanted: ast.expr, path: Path) -> set[str]:

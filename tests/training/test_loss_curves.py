@@ -20,7 +20,8 @@ optimizers = pytest.importorskip("benchmarks.training.optimizers")
 single_steps = pytest.importorskip("benchmarks.training.single_steps")
 
 NAMES, OPTIMIZERS = list(subjects.SUBJECTS), list(optimizers.OPTIMIZERS)
-QUICK = {("MLP", name) for name in OPTIMIZERS} | {("LeNet", "Adam"), ("LSTM", "Adam")}
+QUICK = {("MLP", "AdamW"), ("MLP", "lectures' momentum"), ("LeNet", "Adam"), ("LSTM", "Adam")}
+"""What differs from optimizer to optimizer is in the test of them below."""
 PAIRS = [
     pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.lectures])
     for pair in itertools.product(NAMES, OPTIMIZERS)

@@ -48,7 +48,7 @@ BATCH = 8
 
 
 def _perceptron() -> Network:
-    layers = [Dense(32, relu if k % 2 else gelu) for k in range(9)]
+    layers = [Dense(32, relu if k % 2 else gelu) for k in range(7)]
     return Network(Sequential(*layers, Dense(5)), Input("x", (256, 12)), outputs=["y"])
 
 

@@ -13,13 +13,14 @@ import pytest
 from bessemer.frontends.cli.train import read_experiment
 from bessemer.frontends.train.datasets import digits
 from bessemer.frontends.train.trainer import Trainer
+from tests.made_examples import EXAMPLES, ROOT, make_examples
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs cc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and cc"
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
 BATCH, EACH = 64, 23
 Array = np.ndarray[Any, Any]
 
@@ -37,15 +38,8 @@ def _run(*command: Any) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program is, with its data."""
     made = tmp_path_factory.mktemp("lenet")
+    make_examples(made, "train_lenet")
     _run(sys.executable, EXAMPLES / "write_digits.py", made / "digits.bin")
-    command = "from bessemer.frontends.cli import main; main()"
-    library = made / "lenet_training.o"
-    experiment = EXAMPLES / "train_lenet.toml"
-    _run(sys.executable, "-c", command, "train", experiment, "--library", library)
-    _run(
-        *("cc", "-O2", "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{made}"),
-        *(EXAMPLES / "train_lenet.c", library, "-lm", "-lpthread", "-o", made / "train_lenet"),
-    )
     return made
 
 
