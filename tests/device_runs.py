@@ -16,7 +16,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import SM80, DeviceTarget
 from bessemer.runtime.cuda.model import DeviceModel
 from emulator.driver import EmulatedDriver
-from emulator.schedule import FOUR_SCHEDULES
+from emulator.schedule import FOUR_SCHEDULES, Schedule
 
 Build = Callable[..., Value | tuple[Value, ...]]
 
@@ -42,11 +42,14 @@ def run_device_graph(
 
 
 def run_compiled(
-    made: DeviceCompilation, arrays: Sequence[Array], again: bool = True
+    made: DeviceCompilation,
+    arrays: Sequence[Array],
+    again: bool = True,
+    schedules: Sequence[Schedule] = FOUR_SCHEDULES,
 ) -> list[Array]:
     """The same of what has been compiled; `again` runs the last model twice."""
     found: list[list[Array]] = []
-    for schedule in FOUR_SCHEDULES:
+    for schedule in schedules:
         model = DeviceModel(made.artifact, made.weights, EmulatedDriver(schedule))
         found.append(model.run(list(arrays)))
     if again:

@@ -258,7 +258,8 @@ _IMPOSSIBLE = [
 _CHILD = """
 import os, sys
 import numpy as np
-from tests.codegen.test_amx_emulator import configuration, run
+from tests.codegen.test_amx_emulator import compiled, configuration, run
+compiled("")  # LLVM begins here, not in every child
 a = np.zeros((16, 64), np.uint8)
 for body, config in {cases!r}:
     begun, said = os.pipe()

@@ -31,10 +31,7 @@ def _free(
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-@pytest.mark.parametrize("shape", [(2, 3, 9, 4), (2, 5, 9, 4), (1, 3, 3, 3)])
-def test_images_and_channels_may_be_as_many_as_before(
-    mode: str, shape: tuple[int, ...], rng: np.random.Generator
-) -> None:
+def test_images_and_channels_may_be_as_many_as_before(mode: str, rng: np.random.Generator) -> None:
     before = _free(mode)
     after = tabulate_resizes(resize_pixels_alone(before))
     (choice,) = (node for node in after.nodes if node.operator.name == "if")
@@ -43,12 +40,13 @@ def test_images_and_channels_may_be_as_many_as_before(
         for region in choice.regions
     )
     assert (pixels, everything) == (2, 4)
-    feed = {"like": np.zeros(shape, np.float32), "x": rng.standard_normal((2, 3, 5, 7), np.float32)}
-    (wanted,) = run_graph(before, feed)
-    for graph in (after, tabulate_resizes(before)):
-        np.testing.assert_allclose(run_graph(graph, feed)[0], wanted, rtol=1e-5, atol=1e-5)
-    (found,) = bessemer.compile(before, cache=False).run(feed)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    model, others = bessemer.compile(before, cache=False), (after, tabulate_resizes(before))
+    x = rng.standard_normal((2, 3, 5, 7), np.float32)
+    for shape in ((2, 3, 9, 4), (2, 5, 9, 4), (1, 3, 3, 3)):
+        feed = {"like": np.zeros(shape, np.float32), "x": x}
+        (wanted,) = run_graph(before, feed)
+        for found in (*(run_graph(graph, feed)[0] for graph in others), *model.run(feed)):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -210,18 +210,18 @@ class _Machine:
 
     def _multiply_accumulate(self, mac: loops.FragmentMac) -> None:
         dtype, elements = self._fragments[mac.fragment]
-        right = self.size(mac.b_offset)
+        right, products = self.size(mac.b_offset), range(mac.products)
+        starts = range(right, right + elements.shape[1] * mac.group, mac.group)
+        columns = [[self._element(mac.b, start + j) for j in products] for start in starts]
         for row, offset in zip(mac.rows, mac.a_offsets, strict=True):
             first = self.size(offset)
-            a = [self._element(mac.a, first + j) for j in range(mac.products)]
-            for column in range(elements.shape[1]):
-                start = right + column * mac.group
-                b = [self._element(mac.b, start + j) for j in range(mac.products)]
+            a = [self._element(mac.a, first + j) for j in products]
+            for column, b in enumerate(columns):
                 before = elements[row, column]
                 if dtype.is_float:
                     # Wide enough for products of two f32 to be exact: one rounding, at the end.
-                    products = (np.longdouble(x) * np.longdouble(y) for x, y in zip(a, b))
-                    elements[row, column] = sum(products, np.longdouble(before))
+                    terms = (np.longdouble(x) * np.longdouble(y) for x, y in zip(a, b))
+                    elements[row, column] = sum(terms, np.longdouble(before))
                 else:
                     elements[row, column] = wrap(
                         sum((int(x) * int(y) for x, y in zip(a, b)), int(before)), dtype
