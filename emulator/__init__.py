@@ -2,12 +2,11 @@
 how it is used.
 
 Every register is one array over all threads of some blocks (CTAs); an instruction is one small
-function over such arrays. The files by what they hold: `parse` and `syntax` (the text), `decode`
-and `order` (a kernel made ready), `machine` (the state), `run` (who goes next), the instruction
-families (`integers`, `bits`, `floats`, `compare`, `conversion`, `moves`, `loads`, `atomics`,
-`warps`, `barriers`, `mbarriers`, `async_copies`, `bulk_copies`, `bulk_stores`, `matrix`, `wgmma`),
-`races` (vector clocks), `tensor_maps` and `descriptors` (layouts), `launch` and `driver` (the CUDA
-driver's calls). Written from the PTX ISA manual.
+function over such arrays. `language` is the text, its parser, and where a kernel's variables lie;
+`state` what a running kernel has: registers, memories, what is under way, and the vector clocks
+that find races; `instructions` what the instructions do, a file a family. `driver` offers the CUDA
+driver's calls, `launch` runs the blocks of a grid, `decode` makes a kernel ready, `run` chooses who
+goes next, as a `schedule` says. Written from the PTX ISA manual.
 
 Not modelled: time, bank conflicts, races in global memory, order between the lanes of a warp
 through an mbarrier (its warp counts as one), device functions, swizzled boxes whose rows are

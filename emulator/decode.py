@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emulator import (
+from emulator.errors import UnsupportedInstruction
+from emulator.instructions import (
     async_copies,
     atomics,
     barriers,
@@ -27,12 +28,9 @@ from emulator import (
     warps,
     wgmma,
 )
-from emulator.arrays import Array, is_float
-from emulator.errors import UnsupportedInstruction
-from emulator.machine import Lanes, Machine
-from emulator.operands import Family, Reader, Step, spread_reader
-from emulator.order import branch_targets, priorities
-from emulator.syntax import (
+from emulator.instructions.operands import Family, Reader, Step, spread_reader
+from emulator.language.order import branch_targets, priorities
+from emulator.language.syntax import (
     Address,
     Instruction,
     Kernel,
@@ -42,6 +40,8 @@ from emulator.syntax import (
     TensorBox,
     Tuple,
 )
+from emulator.state.arrays import Array, is_float
+from emulator.state.machine import Lanes, Machine
 
 _FAMILIES: Family = {
     **integers.FAMILY,

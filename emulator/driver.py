@@ -22,20 +22,20 @@ from bessemer.runtime.cuda.driver import (
     TiledMap,
     Triple,
 )
-from emulator import tensor_maps
-from emulator.device_memory import DeviceMemory
-from emulator.device_rules import (
+from emulator.errors import BadTensorMap, PtxSyntaxError
+from emulator.instructions import tensor_maps
+from emulator.language.device_rules import (
     check_launch,
     check_module,
     invalid,
     most_shared,
     static_shared,
 )
-from emulator.errors import BadTensorMap, PtxSyntaxError
+from emulator.language.parse import parse_module
 from emulator.launch import LoadedModule, launch, load_module, unload_module
-from emulator.machine import LaunchShape
-from emulator.parse import parse_module
 from emulator.schedule import Schedule
+from emulator.state.device_memory import DeviceMemory
+from emulator.state.machine import LaunchShape
 
 _TENSOR_MAPS_FROM = 90
 _FREE_SHARED = 48 << 10

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from emulator.access import space_of
-from emulator.arrays import WIDTHS, Array
 from emulator.decode import Program, decode
-from emulator.device_memory import DeviceMemory
 from emulator.errors import BadLaunch
-from emulator.layout import SharedLayout, lay_out_local, lay_out_shared
-from emulator.machine import LaunchShape, Machine
-from emulator.races import MOST_MBARRIERS, Parties, Races
+from emulator.instructions.access import space_of
+from emulator.language.layout import SharedLayout, lay_out_local, lay_out_shared
+from emulator.language.syntax import Instruction, Kernel, Module
 from emulator.run import run
 from emulator.schedule import Schedule
-from emulator.syntax import Instruction, Kernel, Module
+from emulator.state.arrays import WIDTHS, Array
+from emulator.state.device_memory import DeviceMemory
+from emulator.state.machine import LaunchShape, Machine
+from emulator.state.races import MOST_MBARRIERS, Parties, Races
 
 MOST_THREADS = 1024
 MOST_SHARED = 232448

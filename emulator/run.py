@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from emulator.arrays import Array
 from emulator.decode import Operation, Program
 from emulator.errors import (
     Deadlock,
@@ -15,7 +14,8 @@ from emulator.errors import (
     TransactionMismatch,
     UnfinishedRead,
 )
-from emulator.machine import Lanes, Machine
+from emulator.state.arrays import Array
+from emulator.state.machine import Lanes, Machine
 
 MOST_TURNS = 500_000
 """Turns, or jumps backwards, after which a kernel is taken to run for ever."""

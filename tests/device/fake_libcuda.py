@@ -24,7 +24,7 @@ from bessemer.runtime.cuda.driver import (
     TiledMap,
 )
 from emulator.driver import EmulatedDevice, EmulatedDriver
-from emulator.parse import parse_module
+from emulator.language.parse import parse_module
 
 COUNTS = {
     "cuInit": 1, "cuDriverGetVersion": 1, "cuDeviceGetCount": 1, "cuDeviceGet": 2,

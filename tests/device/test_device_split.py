@@ -23,8 +23,8 @@ from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_array
 from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A, DeviceTarget
 from bessemer.runtime.cuda.model import DeviceModel
-from emulator import matrix, wgmma
 from emulator.driver import EmulatedDriver
+from emulator.instructions import matrix, wgmma
 from tests.device.device_contraction_cases import (
     Convolution,
     Product,

@@ -32,7 +32,7 @@ from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import read_forms
 from bessemer.runtime.cuda.timed import Effort, TimedModel
 from emulator.driver import EmulatedDevice, EmulatedDriver
-from emulator.machine import LaunchShape
+from emulator.state.machine import LaunchShape
 from tests.command_line import run_command, save_net
 from tests.device_runs import assert_close, graph_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulator.decode import decode
-from emulator.parse import parse_module
+from emulator.language.parse import parse_module
 from tests.device.test_device_registers import assembler
 from tests.emulator import test_emulator_async as copies
 from tests.emulator import test_emulator_tensor_copies as tensors

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emulator.errors import BarrierMisuse, Deadlock, DivergentCollective, Race
-from emulator.order import priorities
-from emulator.parse import parse_module
+from emulator.language.order import priorities
+from emulator.language.parse import parse_module
 from emulator.schedule import FOUR_SCHEDULES, Schedule
 from tests.emulator.emulated import Array, kernel, run
 

@@ -21,7 +21,7 @@ from bessemer.runtime.cuda.driver import (
 )
 from emulator.driver import EmulatedDevice, EmulatedDriver
 from emulator.errors import EmulationError, OutOfBounds, UnsupportedInstruction
-from emulator.parse import parse_module
+from emulator.language.parse import parse_module
 from emulator.schedule import Schedule
 from tests.emulator.emulated import HEAD, kernel
 

@@ -15,8 +15,8 @@ from emulator.errors import (
     TransactionMismatch,
     Uninitialised,
 )
+from emulator.instructions.tensor_maps import encode_im2col, encode_tiled
 from emulator.schedule import FOUR_SCHEDULES, Schedule
-from emulator.tensor_maps import encode_im2col, encode_tiled
 from tests.emulator.emulated import HEAD, REGISTERS, Array, Device
 from tests.emulator.test_emulator_async import FENCE, PROXY
 

@@ -1,0 +1,1 @@
+"""What the instructions do, one file a kind."""

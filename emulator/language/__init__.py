@@ -1,0 +1,1 @@
+"""PTX: its syntax, the parser, and where a kernel's variables lie."""

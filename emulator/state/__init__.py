@@ -1,0 +1,1 @@
+"""What a running kernel has: registers, memories, and what is under way."""
