@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import TensorType, f32, u8
+from bessemer.compiler.ir.types import TensorType, f32, i64, u8
 from bessemer.compiler.schedule.grouping.form_groups import form_groups
 
 
@@ -44,6 +44,19 @@ def test_parts_are_put_together_before_a_product_s_sums_meet_them() -> None:
     u, v = (b.input(name, TensorType(f32, (4, 2))) for name in "uv")
     both = b.apply("concat", u, v, axis=1)
     assert _roots(b, b.apply("add", b.apply("matmul", x, w), both)) == ["add", "concat"]
+
+
+def test_parts_and_sums_are_stored_before_elements_are_picked_from_their_rows() -> None:
+    b = GraphBuilder("picked")
+    x, y = (b.input(name, TensorType(f32, (4, 8))) for name in "xy")
+    u, v = (b.input(name, TensorType(f32, (4, 4))) for name in "uv")
+    order = b.input("order", TensorType(i64, (8,)))
+    parts = b.apply("gather", b.apply("concat", u, v, axis=1), order, axis=1)
+    sums = b.apply("gather", b.apply("exp", b.apply("add", x, y)), order, axis=1)
+    alone = b.apply("gather", b.apply("exp", x), order, axis=1)
+    rows = b.apply("gather", b.apply("add", y, x), order, axis=0)
+    roots = _roots(b, parts, sums, alone, rows)
+    assert roots == ["add", "concat", "gather", "gather", "gather", "gather"]
 
 
 def test_windows_and_borders_are_read_before_channels_move() -> None:

@@ -21,6 +21,7 @@ from bessemer.compiler.schedule.nests.row_shapes import (
     is_of_rows,
     is_row_reduction,
     moves_last_axis,
+    picks_in_rows,
     same_leading,
     spreads_in_rows,
 )
@@ -86,6 +87,8 @@ class FusionRules:
             return False  # its parts' kernels write it
         if moves and node.operator.name == "pad" and node.attributes["mode"] != "constant":
             return False  # it copies rows where they lie in one piece
+        if self._is_picked_apart(group, node):
+            return False
         if numel == product(group.shape):
             later = group.reductions or group.packs is not None
             return not (later and self._ends_contraction(node))
@@ -116,6 +119,25 @@ class FusionRules:
             }
             waiting += computed - seen
             seen |= computed
+        return False
+
+    def _is_picked_apart(self, group: Group, node: Node) -> bool:
+        """Whether the group gathers elements of rows, at least as many as there are, from what the
+        node computes of several values. Each of these would be gathered, and all parts of a concat
+        would; that costs several times what loads of neighbours do."""
+        whole = [v for v in node.inputs if v.type.numel == node.output.type.numel]
+        if node.operator.name != "concat" and len(set(whole)) < 2:
+            return False
+        waiting = [node.output]
+        while waiting:
+            value = waiting.pop()
+            for user in self.users.get(value, []):
+                if user not in group.nodes:
+                    continue
+                if picks_in_rows(user) and user.inputs[0] is value:
+                    return True
+                if user.output.type.shape == value.type.shape and kind_of(user) == "pointwise":
+                    waiting.append(user.output)
         return False
 
     def _has_sums(self, node: Node) -> bool:

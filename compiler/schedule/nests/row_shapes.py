@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.graph import Node, Value
 
 
@@ -15,6 +15,18 @@ def moves_last_axis(node: Node) -> bool:
     shape = node.inputs[0].type.shape
     kept = [axis for axis in node.attributes["permutation"] if shape[axis] != 1]
     return bool(kept) and kept[-1] != max(kept)
+
+
+def picks_in_rows(node: Node) -> bool:
+    """Whether a node gathers at least as many elements from each row as there are: those that are
+    neighbours afterwards were so before only by chance."""
+    if node.operator.name not in ("gather", "gather_elements"):
+        return False
+    whole, picked = node.inputs[0].type, node.output.type
+    last = whole.rank - 1
+    if node.attributes["axis"] != last or whole.shape[last] == 1:
+        return False
+    return is_nonnegative(picked.numel - whole.numel)
 
 
 def is_row_reduction(node: Node) -> bool:
