@@ -97,7 +97,7 @@ def program_of(case: Case, folder: Path, parts: Sequence[Path], compiler: str = 
 
 
 def run(*command: str | Path, data: bytes = b"") -> bytes:
-    done = subprocess.run(command, input=data, capture_output=True, timeout=120)
+    done = subprocess.run(command, input=data, capture_output=True, timeout=300)
     assert done.returncode == 0, f"{done.returncode}: {done.stdout!r} {done.stderr.decode()}"
     return done.stdout
 
@@ -147,7 +147,7 @@ def test_a_program_is_told_that_the_weights_are_missing(case: Case, tmp_path: Pa
         (str(tmp_path / "none"), "cannot be opened: No such file"),
     ):
         command = [str(program), "1", path, "4", "1"]
-        done = subprocess.run(command, input=b"0" * 8, capture_output=True, timeout=60)
+        done = subprocess.run(command, input=b"0" * 8, capture_output=True, timeout=300)
         assert done.returncode == 3
         assert "status 4" in done.stderr.decode() and text in done.stderr.decode()
 
@@ -270,7 +270,7 @@ def test_loading_needs_neither_llvm_nor_onnx(
     subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert relative_error(np.load(tmp_path / "y.npy"), case.expected[5]) < 2e-6
@@ -316,7 +316,7 @@ def saved_on_a_full_disk(path: Path) -> str:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -57,7 +57,7 @@ def compiled(
 
 def output(*command: str | Path) -> str:
     result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=120, check=False
+        list(map(str, command)), capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, f"{result.returncode}: {result.stdout}{result.stderr}"
     return result.stdout

@@ -294,7 +294,7 @@ def test_processes_share_a_cache(folder: Path, compilations: Compilations) -> No
     for process in processes:
         assert process.stdout is not None
         results.append(process.stdout.read())
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     assert len(entries(folder)) == 3
     expected = b"".join(output(network(seed)).tobytes() for seed in (0, 1, 2))
     assert results == [expected, expected]

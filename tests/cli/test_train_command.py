@@ -118,11 +118,11 @@ def test_an_interrupted_training_keeps_its_state_and_writes_no_result(folder: Pa
         [sys.executable, "-c", program, *map(str, words), "-o", str(result)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not state.exists() and time.monotonic() < end:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     assert "The state is in" in err
     left = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")

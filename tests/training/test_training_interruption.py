@@ -149,12 +149,12 @@ def test_a_killed_training_loses_only_the_steps_since_its_checkpoint(tmp_path: P
             [sys.executable, "-c", program, *words, "--epochs", "1000000"], cwd=ROOT,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while _steps(file) < steps + 7 and time.monotonic() < end:
             time.sleep(0.01)
         seen = _steps(file)
         running.send_signal(kind)
-        assert running.wait(60) != 0
+        assert running.wait(300) != 0
         steps = _steps(file)  # it can be read, and is none from before
         assert steps >= seen > 0
     assert run_command(*words, "--epochs", steps // 6 + 2, "-o", result)[0] == 0
