@@ -77,7 +77,7 @@ TABLE = {
 CASES = [
     pytest.param(
         *(tile, target, transposed, in_parts or level == "simt"),
-        marks=[pytest.mark.slow] if in_parts else [],
+        marks=[pytest.mark.slow] if in_parts or transposed == (True, True) else [],
     )
     for level, dtype, target, sides, in_parts in (
         ("wgmma", bf16, SM90A, ((False, True),), False),

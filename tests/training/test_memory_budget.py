@@ -147,7 +147,7 @@ def _named(graph: Graph, found: list[Array]) -> Mapping[str, Array]:
     return dict(zip(graph.output_names, found, strict=True))
 
 
-SLOW = {"transformer", "residual"}
+SLOW = {"transformer", "residual", "dropping"}
 """Networks that take seconds to be compiled within a budget."""
 
 
