@@ -160,12 +160,14 @@ def test_tables_give_what_they_hold(dtype: DType, rng: np.random.Generator) -> N
     table = rng.integers(0, 256, 256).astype(np.uint8).view(dtype.numpy)
     x = b.input("x", TensorType(u8, (N,)))
     place = b.apply("cast", x, dtype=i32)
-    y = b.apply("gather", b.constant(table), place, axis=0)
-    model = bessemer.compile(b.finish([y], ["y"]), cache=False)
+    y, turned = (b.apply("gather", b.constant(t), place, axis=0) for t in (table, table[::-1]))
+    joined = b.apply("concat", y, turned, axis=0)  # whose parts are read under guards
+    model = bessemer.compile(b.finish([y, joined], ["y", "joined"]), cache=False)
     for size in (1, 5, 16, 77, 300):
         given = rng.integers(0, 256, size).astype(np.uint8)
-        (result,) = model.run({"x": given})
+        result, both = model.run({"x": given})
         np.testing.assert_array_equal(result, table[given])
+        np.testing.assert_array_equal(both, np.concatenate([table[given], table[::-1][given]]))
 
 
 # Whole networks

@@ -15,7 +15,7 @@ from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import join, part, shuffle
 from bessemer.compiler.codegen.values import Value, type_text
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.expr import Cast, Checked, Expression, Load
+from bessemer.compiler.ir.expr import Cast, Checked, Expression, Load, Select
 from bessemer.compiler.ir.types import i8, u8
 
 _LANES = 64
@@ -37,19 +37,25 @@ def look_up(
         _piece(state, load, part(state.writer, x, start, min(_LANES, x.lanes)))
         for start in range(0, x.lanes, _LANES)
     ]
-    return join(state.writer, pieces)
+    found = join(state.writer, pieces)
+    if load.guard is None:
+        return found
+    # Any byte may be looked up: what the guard leaves out is read, and thrown away.
+    return select(state.writer, evaluate(load.guard), found, like(found, 0))
 
 
 def _byte_index(load: Load) -> Expression | None:
     """The byte that selects the element of a table of bytes; None for other loads."""
     buffer = load.buffer
-    if load.guard is not None or buffer.shape != (256,) or buffer.dtype not in (u8, i8):
+    if buffer.shape != (256,) or buffer.dtype not in (u8, i8):
         return None
     found = dims.as_atom(load.indices[0])
     if not isinstance(found, Expression):
         return None
     if isinstance(found, Checked):
         found = found.operand
+    if isinstance(found, Select) and found.condition is load.guard:
+        found = found.then
     while isinstance(found, Cast) and not found.operand.dtype.is_float:
         found = found.operand
         if found.dtype is u8:
