@@ -9,4 +9,6 @@ from bessemer.frontends import zoo
 from bessemer.frontends.onnx_writer.write import write_onnx
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     write_onnx(zoo.autoencoder(784, (256, 64, 16), seed=0).graph, sys.argv[1])

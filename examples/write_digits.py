@@ -10,6 +10,8 @@ import numpy as np
 
 from bessemer.frontends.train.datasets import digits
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 train, test = digits(size=int(sys.argv[2]) if len(sys.argv) > 2 else 16)
 with open(sys.argv[1], "wb") as file:
     counts = [len(train["label"]), len(test["label"]), *train["image"].shape[2:]]
