@@ -21,7 +21,7 @@ from bessemer.frontends.cli.output import (
     write_note,
 )
 from bessemer.frontends.compile_device import target_at_hand
-from bessemer.frontends.contest import Contest, Tuned
+from bessemer.frontends.contest import Contest, Report, Tuned
 from bessemer.frontends.device_key import device_key
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tune_device import tune_for_device
@@ -56,7 +56,7 @@ def command(
     the search and keeps what it has found.
     """
     if target not in ("", CUDA):
-        raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")
+        raise typer.BadParameter(f"--target {target}: it is the machine at hand, or {CUDA}.")
     arguments.check_folders(output)
     if output is not None:
         check_choices(output)
@@ -65,26 +65,7 @@ def command(
     options = Options(target, threads, precision, 2, dump_folder(), grow_in_place=grow_in_place)
     dims = arguments.parse_dims(dim)
     with spinner("Tuning", quiet) as status:
-        if target == CUDA:
-            driver = CudaDriver()
-            level = target_at_hand(driver, device)
-            key = device_key(driver, device, level)
-            found = tune_for_device(
-                model,
-                options,
-                seconds,
-                level,
-                driver,
-                device,
-                dims,
-                report=status.update,
-                interruptible=True,
-            )
-        else:
-            key = host_target().name
-            found = tune_model(
-                model, options, seconds, dims, report=status.update, interruptible=True
-            )
+        found, key = _tuned(model, options, seconds, dims, device, status.update)
     if output is not None:
         write_choices(output, found.tuning, key)
     is_left = any(one.waiting for one in found.contests.values())
@@ -94,6 +75,21 @@ def command(
     if found.interrupted:
         write_note("interrupted; this is what was found before", style="yellow")
         raise typer.Exit(INTERRUPTED)
+
+
+def _tuned(
+    model: Path, options: Options, seconds: float, dims: dict[str, int], device: int, report: Report
+) -> tuple[Tuned, str]:
+    """What the tuner has found, and under which key a file keeps it."""
+    if options.target != CUDA:
+        found = tune_model(model, options, seconds, dims, report=report, interruptible=True)
+        return found, host_target().name
+    driver = CudaDriver()
+    level = target_at_hand(driver, device)
+    found = tune_for_device(
+        model, options, seconds, level, driver, device, dims, report=report, interruptible=True
+    )
+    return found, device_key(driver, device, level)
 
 
 def _print(found: Tuned, as_json: bool) -> None:
