@@ -18,7 +18,7 @@ panel is the inner index of the items, so that it serves all tiles of a block be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -31,12 +31,11 @@ from bessemer.compiler.ir.expr import Expression, binary, index_value, less, sel
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
-    DepthAxis,
     Walk,
-    steps_of,
     walk_of,
 )
 from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
+from bessemer.compiler.schedule.contraction.depth_blocks import depth_blocks, free_depth_blocks
 from bessemer.compiler.schedule.contraction.packing import PanelPacking
 from bessemer.compiler.schedule.contraction.row_blocks import fewest_blocks, tiles_in_block
 from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
@@ -256,7 +255,9 @@ class _Writer:
         memory = self.builder.allocate(self.contraction.dtype, shape)
         with self._if_many_depth_blocks():
             sums.clear(memory, count * rows)
-        for part, ahead in self._depth_blocks(self.tiling.depth_block):
+        for part, ahead in depth_blocks(
+            self.builder, self.contraction, self.walk.depth, self.tiling.depth_block
+        ):
             if self.packing is not None:
                 self._pack(place, part.begin, part.length)
                 part = replace(part, begin=0)
@@ -274,34 +275,7 @@ class _Writer:
 
     @property
     def _free_depth_blocks(self) -> Size | None:
-        """The number of depth blocks of a symbolic depth."""
-        run, *others = self.walk.depth
-        if others or isinstance(run.extent, int) or self.tiling.depth_block is None:
-            return None
-        return dims.ceildiv(run.extent, self.tiling.depth_block)
-
-    def _depth_blocks(self, length: int) -> Iterator[tuple[DepthBlock, Size]]:
-        """Opens the loop over the depth blocks. Yields the current one, and the distance in `a`
-        from it to the next."""
-        group, first = self.contraction.group, self.contraction.first_step
-        run, *others = self.walk.depth
-        if others:
-            steps = steps_of(self.walk.depth, group)
-            with self.builder.loop(run.extent) as step:
-                begin = first + step * steps
-                place, tap = step * run.a_stride, (run, step)
-                yield DepthBlock(tuple(others), place, begin, steps, tap), run.a_stride
-            return
-        free = self._free_depth_blocks
-        is_all = None if free is None else binary("eq", index_value(free), 1)
-        with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
-            begin = step * length
-            extent = self.builder.local(dims.minimum(length, run.extent - begin))
-            axis = DepthAxis(extent, run.a_stride)
-            steps = dims.ceildiv(extent, group)
-            at = first + step * (length // group)
-            ahead = length * run.a_stride
-            yield DepthBlock((axis,), begin * run.a_stride, at, steps, is_all=is_all), ahead
+        return free_depth_blocks(self.walk.depth, self.tiling.depth_block)
 
     def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
         """Calls `work` in a loop over all tiles of a block. After the last tile comes the first one

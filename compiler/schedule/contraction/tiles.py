@@ -81,9 +81,9 @@ class Tiling:
 
     `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps in
     the innermost loop's body. A sum is added up in depth blocks of at most `depth_block` steps
-    each, or at once if that is None. (If the depth has several axes, a depth block is one step of
-    the outermost.) With `prefetch`, the next part of `b` is prefetched into the second-level cache;
-    with `fetches_rows`, the next tile's part of `a` is, too.
+    each, or at once if that is None. (If the depth has several axes, a depth block is as many steps
+    of the outermost, or one.) With `prefetch`, the next part of `b` is prefetched into the
+    second-level cache; with `fetches_rows`, the next tile's part of `a` is, too.
 
     With a `strip`, an item has one tile of rows, and that many neighbouring panels of a `b` that
     lies in memory. The last panel of all ends with the last column, so that it is whole: it has
