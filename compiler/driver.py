@@ -25,6 +25,7 @@ from bessemer.compiler.codegen.artifact.machine import assembly_text, machine_of
 from bessemer.compiler.codegen.artifact.parts import compiling_threads, emit_kernels
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
+from bessemer.compiler.codegen.kernels.merge_renamed import merge_renamed
 from bessemer.compiler.codegen.kernels.parameterize_constants import parameterize_constants
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import Fitted, fit_memory
@@ -167,9 +168,8 @@ def _lowered(
         graph, rooms = grow_in_place(graph)
         log.graph("grow_in_place", graph)
     fitted = scheduled(graph, log, options, target)
-    (program,) = log.timed(
-        "parameterize_constants", lambda: parameterize_constants([fitted.program])
-    )
+    programs = log.timed("merge_renamed", lambda: merge_renamed([fitted.program]))
+    (program,) = log.timed("parameterize_constants", lambda: parameterize_constants(programs))
     return fitted, with_rooms(program, rooms)
 
 

@@ -1,7 +1,7 @@
 """Gives names to computed sizes, so that index arithmetic stays simple.
 
-    f32[((height+1)//2+1)//2, 8]      becomes      f32[size2, 8]
-    size1 = (height+1)//2,  size2 = (size1+1)//2
+    f32[((height+1)//2+1)//2, 8]      becomes      f32[size002, 8]
+    size001 = (height+1)//2,  size002 = (size001+1)//2
 
 The run body computes these sizes once, and passes them to the kernels as arguments. Kernels of
 layers that differ only in such a size are then equal and compiled once, and the divisions are not
@@ -51,7 +51,8 @@ class _Namer:
                     definition = dims.minimum(self.size(a), self.size(b))
                 case Max(a, b):
                     definition = dims.maximum(self.size(a), self.size(b))
-            name = f"size{len(self.definitions) + 1}"
+            # In formulas, factors are sorted by name: layers of other sizes have equal formulas.
+            name = f"size{len(self.definitions) + 1:03}"
             self.definitions[name] = definition
             found = self._names[factor] = dims.symbol(name)
         return found
