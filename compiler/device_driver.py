@@ -39,6 +39,7 @@ from bessemer.compiler.passes.convolution.decompose_conv_transpose import (
     decompose_to_convolutions,
 )
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.sum_tap_planes import sum_tap_planes
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import (
@@ -82,14 +83,15 @@ def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
     rows, whose products are of 16-bit numbers wherever they may be, whose threads walk through
-    trees, whose transposed convolutions are convolutions, and whose processors have a cache in
-    common: halves of sums gain them nothing."""
+    trees, whose convolutions to few channels, and transposed ones, are convolutions, and whose
+    processors have a cache in common: halves of sums gain them nothing."""
     without = (
         compute_half_wide,
         mask_leaves,
         multiply_pairs,
         separate_padding,
         split_sums,
+        sum_tap_planes,
         total_gate_gradients,
     )
     steps = [step for step in passes_of(options, target) if step not in without]

@@ -17,6 +17,7 @@ from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.convolution.move_strides import move_strides
 from bessemer.compiler.passes.convolution.sample_deformed import sample_deformed
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.sum_tap_planes import sum_tap_planes
 from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
 from bessemer.compiler.passes.gathers.fold_tables import fold_tables
 from bessemer.compiler.passes.gathers.gather_windows import gather_windows
@@ -75,6 +76,7 @@ _BEFORE_ROUNDING: tuple[Pass, ...] = (
     move_strides,
     widen_half,
     decompose_conv_transpose,
+    sum_tap_planes,
     convolve_planes,
     block_channel_sums,
     group_statistics,
@@ -117,8 +119,12 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
     """The passes of a compilation: PASSES, and those that the precision and the target need."""
     if options.optimize == 0:
         return (remove_dead,)
+    before = list(_BEFORE_ROUNDING)
+    if options.precision == "bfloat16" and target.has_dot_bf16:
+        # Products are twice as fast, and would be rounded before they are added up.
+        before.remove(sum_tap_planes)
     rounding, machine = _rounding(options, target), _of_machine(options, target)
-    return (*_BEFORE_ROUNDING, *rounding, *_AFTER_ROUNDING, *machine, *_LAST)
+    return (*before, *rounding, *_AFTER_ROUNDING, *machine, *_LAST)
 
 
 def _rounding(options: Options, target: Target) -> list[Pass]:

@@ -7,6 +7,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f16, f32
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.sum_tap_planes import sum_tap_planes
 from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
@@ -52,6 +53,34 @@ def test_neighbours_become_channels_of_narrow_convolutions(
     else:
         convolution = next(node for node in result.nodes if node.operator.name == "conv")
         assert convolution.inputs[1].type.shape == wanted
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "strides", "pads", "is_summed"),
+    [
+        ((2, 6, 20, 32), (3, 3, 32, 3), (1, 1), (1, 0), True),
+        ((1, 3, 5, 4, 64), (3, 2, 2, 64, 2), (1, 1, 1), (3, 0, 1), True),
+        ((1, 27, 40), (9, 40, 5), (1,), (2,), True),
+        ((1, 6, 20, 32), (3, 3, 32, 3), (1, 2), (1, 1), False),
+        ((1, 6, 20, 64), (1, 1, 64, 3), (1, 1), (0, 0), False),
+        ((1, 6, 20, 64), (3, 3, 64, 16), (1, 1), (1, 1), False),
+        ((1, 20, 20, 64), (3, 3, 64, 1), (1, 1), (1, 1), False),
+        ((1, 20, 20, 2), (7, 7, 2, 1), (1, 1), (3, 3), False),
+        ((1, 20, 20, 8), (17, 17, 8, 3), (1, 1), (0, 0), False),
+    ],
+)
+def test_convolutions_to_few_channels_are_sums_of_products_in_planes(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    is_summed: bool,
+    rng: np.random.Generator,
+) -> None:
+    graph = _convolution(x, w, strides, pads)
+    result = changed(graph, [sum_tap_planes], rng, rtol=1e-5)
+    names = [node.operator.name for node in result.nodes]
+    assert ("col2im" in names) == is_summed == ("conv" not in names)
 
 
 @pytest.mark.parametrize("is_stored_narrow", [False, True])

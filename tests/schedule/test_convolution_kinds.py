@@ -310,7 +310,7 @@ def test_several_filters_of_one_channel_are_depthwise_too() -> None:
 @pytest.mark.parametrize(("channels", "is_ordered"), [(16, True), (8, False)])
 def test_channels_that_one_output_adds_up_are_put_in_order(channels: int, is_ordered: bool) -> None:
     x, w = floats(1, channels, 9, 9), floats(1, channels, 3, 3)
-    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])
     program = planned(read_onnx(node_model(node, [("x", x)], 17, [("w", w)]))).program
     (launch,) = [
         step

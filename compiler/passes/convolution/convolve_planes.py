@@ -64,7 +64,7 @@ def _has_columns(rewriter: GraphRewriter, node: Node) -> bool:
         return False
     taps = prod(map(number, kernel))
     if channels == 1:
-        is_planar = taps <= MOST_TAPS and _reads_planes(rewriter, node)
+        is_planar = taps <= MOST_TAPS and reads_planes(rewriter, node)
         fewest, is_possible = float(FEWEST_FILTERED), groups <= MOST_FILTERED
         is_possible = is_possible and (groups == outputs or is_planar)
     else:
@@ -82,7 +82,7 @@ def _fewest_columns(groups: int, channels: int, taps: int) -> float:
     return max(FEWEST_OF_SHORT_SUMS, longer)
 
 
-def _reads_planes(rewriter: GraphRewriter, node: Node) -> bool:
+def reads_planes(rewriter: GraphRewriter, node: Node) -> bool:
     """Whether the input surely lies in planes: it is a transposed input of the network."""
     moved = rewriter.producer(node.inputs[0], "transpose")
     return moved is not None and rewriter.producer(moved.inputs[0]) is None

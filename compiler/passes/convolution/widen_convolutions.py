@@ -16,6 +16,7 @@ known only when the model runs are spread then, if there are many more pixels th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -49,23 +50,33 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     if node.attributes["dilations"][-1] != 1 or not (w in rewriter.constants or _are_few(node)):
         return None
-    wide = node.output.type.shape[-2]
     stride: int = node.attributes["strides"][-1]
     *others, taps, channels, outputs = w.type.static_shape
-    if not isinstance(wide, int) or outputs == 0 or (outputs == 1 and channels >= LANES):
+    if outputs == 1 and channels >= LANES:
         return None  # one output channel of many input channels is a dot product
-
-    def cost(pixels: int) -> float:
-        return float(taps + (pixels - 1) * stride) / pixels
-
-    choices = [n for n in range(1, LANES // outputs + 1) if wide % n == 0]
-    pixels = min(choices, key=cost, default=1)
-    if (cost(1) - cost(pixels)) * prod(others) * channels < WORTH:
+    pixels = pixels_as_channels(node)
+    saved = taps - _taps_a_pixel(taps, stride, pixels)
+    if saved * prod(others) * channels < WORTH:
         return None
     strides = (*node.attributes["strides"][:-1], stride * pixels)
     spread = _spread(rewriter, w, pixels, stride)
     result = rewriter.emit("conv", x, spread, **{**node.attributes, "strides": strides})
     return (rewriter.emit("reshape", result, shape=node.output.type.shape),)
+
+
+def pixels_as_channels(node: Node) -> int:
+    """How many neighbouring pixels have the fewest taps each if they are computed together. The
+    sizes of the weights must be known."""
+    wide, stride = node.output.type.shape[-2], node.attributes["strides"][-1]
+    *_, taps, _, outputs = node.inputs[1].type.static_shape
+    if not isinstance(wide, int) or outputs == 0:
+        return 1
+    choices = [n for n in range(1, LANES // outputs + 1) if wide % n == 0]
+    return min(choices, key=partial(_taps_a_pixel, taps, stride), default=1)
+
+
+def _taps_a_pixel(taps: int, stride: int, pixels: int) -> float:
+    return (taps + (pixels - 1) * stride) / pixels
 
 
 def _are_few(node: Node) -> bool:
