@@ -17,7 +17,10 @@ from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
-from bessemer.compiler.schedule.contraction.cuts import dealt
+from bessemer.compiler.schedule.contraction.cuts import dealt, panel_of
+from bessemer.compiler.schedule.contraction.tiles import plan
+from bessemer.compiler.targets import x86
+from tests.schedule.contraction_cases import Product, prepare
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 33, 100])
@@ -28,6 +31,25 @@ def test_parts_are_about_as_large_as_each_other(count: int) -> None:
         assert [first for first, _ in parts] == [0, *np.cumsum([size for _, size in parts])[:-1]]
         sizes = [size for _, size in parts]
         assert sum(sizes) == count and max(sizes) - min(sizes) <= 1
+
+
+def test_a_narrow_last_panel_is_the_first_of_the_longer_half() -> None:
+    for panels, wanted in ((4, [0, 1, 2, 3]), (5, [4, 0, 1, 2, 3])):
+        order = [panel_of(item, panels, True) for item in range(panels)]
+        assert order == wanted
+        assert [panel_of(item + panels, panels, True) for item in range(panels)] == wanted
+    assert [panel_of(item, 3, False) for item in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "blocks"), [(128, 128, [10, 5]), (126, 128, [9, 9]), (128, 1280, [10, 10])]
+)
+def test_two_threads_share_the_rows_of_near_weights(
+    rows: int, columns: int, blocks: list[int], rng: np.random.Generator
+) -> None:
+    """Unless their shares of the tiles, or the weights, are too large: then they share columns."""
+    contraction = prepare(Product(rows, columns, 128), rng).contraction
+    assert [plan(contraction, x86.AVX512, threads).block for threads in (1, 2)] == blocks
 
 
 def test_few_columns_are_shared_by_their_rows(rng: np.random.Generator) -> None:

@@ -40,3 +40,11 @@ def dealt(count: Size, parts: Size, place: Size) -> tuple[Size, Size]:
     the parts."""
     first = dims.floordiv(count * place, parts)
     return first, dims.floordiv(count * (place + 1), parts) - first
+
+
+def panel_of(item: Size, panels: Size, is_narrow: bool) -> Size:
+    """The panel of an item. `is_narrow`: the last panel is narrower than the others. It comes first
+    of an odd number, of which the first of two threads gets one more."""
+    if isinstance(panels, int) and is_narrow and panels % 2:
+        item = item + panels - 1
+    return dims.mod(item, panels)

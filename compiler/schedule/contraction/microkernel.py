@@ -34,7 +34,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     Walk,
     walk_of,
 )
-from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
+from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt, panel_of
 from bessemer.compiler.schedule.contraction.depth_blocks import depth_blocks, free_depth_blocks
 from bessemer.compiler.schedule.contraction.packing import PanelPacking
 from bessemer.compiler.schedule.contraction.row_blocks import fewest_blocks, tiles_in_block
@@ -172,9 +172,9 @@ class _Writer:
         a_base = self.builder.local(self.contraction.a_base + begins)
         strip, width = self.tiling.strip, self.tiling.panel
         if strip is None:
-            block, panel = dims.floordiv(within, self.panels), dims.mod(within, self.panels)
+            panel = panel_of(within, self.panels, self._narrow_width < width)
             place = Place(batch, matrix, a_base, panel, 0, panel * width, width)
-            return self._panel(place, *self._tiles_of(block))
+            return self._panel(place, *self._tiles_of(dims.floordiv(within, self.panels)))
         tile = self.builder.local(dims.mod(within, self.blocks))
         begin = self.builder.local(dims.floordiv(within, self.blocks) * strip)
         count = self.builder.local(dims.minimum(strip, self.panels - begin))

@@ -182,7 +182,7 @@ def plan(
     rows = cut.height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
     depth_block = depth_block_length(contraction, sums)
-    grid = grid_of(contraction, walk, cut, panel, threads)
+    grid = grid_of(contraction, walk, cut, panel, threads, target)
     block = block_of(contraction, walk, grid, depth_block, target)
     if depth_block is not None:
         most = max(1, PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
