@@ -235,12 +235,13 @@ def test_vectors_are_no_wider_than_few_columns(columns: Size, lanes: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("case", "height", "block"), [((1024, 1024, 3), 10, 1), ((1024, 1000, 3), 14, 5)]
+    ("case", "height", "block"),
+    [((1024, 1024, 12), 10, 1), ((1024, 1000, 12), 14, 5), ((1024, 1000, 3), 8, 1)],
 )
-def test_tiles_of_few_steps_go_along_rows_that_meet_in_the_cache(
+def test_tiles_of_few_steps_go_along_rows(
     case: tuple[int, int, int], height: int, block: int, rng: np.random.Generator
 ) -> None:
-    """Rows of whole KiB are continued soon, and a set of the cache has room for a line of each."""
+    """Rows of whole KiB are continued soon, and with hardly any steps rows of every length."""
     tiling = plan(prepare(Product(*case), rng).contraction, x86.AVX512)
     assert (tiling.height, tiling.block) == (height, block)
 

@@ -26,6 +26,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
 from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.contraction.row_blocks import (
     FEWEST_STEPS,
+    SHORTEST_STEPS,
     at_most,
     block_of,
     grid_of,
@@ -66,6 +67,9 @@ _FEWEST_LANES = 4
 _NEAR = 32 << 10
 _NEAR_OF_FEW_ROWS = 400 << 10
 _FEW_ROWS = 4
+# The rows of a tile of at most SHORTEST_STEPS steps, if each row is written by this many panels.
+_ROWS_BEGUN = 8
+_MANY_PANELS = 4
 # In runs of rows that are cut unevenly, tiles of two heights take turns, which branch predictors do
 # not foresee. Runs of fewer steps are cut evenly if somewhat lower tiles do that (Zen 5, 3x3 of
 # one channel: 120 rows by 12, 0.85 of the time of 14 and 13; 100 rows by 10, 0.66; of three
@@ -122,13 +126,19 @@ def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
     return _lines_of_rows(target) * (PAGE // gcd(PAGE, step * dtype.bytes))
 
 
-def _is_written_in_few_sets(contraction: Contraction) -> bool:
-    """Whether rows of the output fall into few sets of the first-level cache, and are written after
-    few steps: a tile's lines must all stay there until its neighbour has continued them."""
+def _most_rows_begun(contraction: Contraction, panel: int, target: Target) -> int:
+    """How many rows of the output a tile may begin before its neighbour continues them: fewer if
+    they are written after few steps and in few sets of the first-level cache, whose lines must all
+    stay there, or after hardly any steps."""
     columns, steps = contraction.columns, contraction.depth_steps
-    if not isinstance(columns, int) or not isinstance(steps, int) or steps > FEWEST_STEPS:
-        return False
-    return conflicts_in_cache(columns * contraction.dtype.bytes)
+    most = target.vector_registers
+    if not isinstance(columns, int) or not isinstance(steps, int):
+        return most
+    if steps <= SHORTEST_STEPS and columns >= _MANY_PANELS * panel:
+        most = _ROWS_BEGUN
+    if steps <= FEWEST_STEPS and conflicts_in_cache(columns * contraction.dtype.bytes):
+        most = min(most, _lines_of_rows(target))
+    return most
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
@@ -170,8 +180,8 @@ def plan(
     most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
     if not shape and not isinstance(walk.axis.a_stride, int):
         most = min(most, _MOST_POINTERS)
-    if not shape and _is_written_in_few_sets(contraction):
-        most = min(most, _lines_of_rows(target))
+    if not shape:
+        most = min(most, _most_rows_begun(contraction, vectors * lanes, target))
     height = min(height, most)
     walk = walk_of(contraction, height)
     if not shape:
