@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 
 from benchmarks.round_trip import round_trip
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.bandwidth import cache_sizes
+from bessemer.frontends.profiling.bandwidth import cache_sizes
 
 _PACKAGES = (
     "numpy",

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from benchmarks.plan import Plan
 from benchmarks.record import Row
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.machine_limits import measure_limits
 from bessemer.frontends.models_in import as_graph
-from bessemer.frontends.profile import compile_profiled, merged
+from bessemer.frontends.profiling.machine_limits import measure_limits
+from bessemer.frontends.profiling.profile import compile_profiled, merged
 from bessemer.frontends.random_inputs import random_inputs
 
 

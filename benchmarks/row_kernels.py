@@ -19,8 +19,8 @@ from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import builder as nn
-from bessemer.frontends.bandwidth import measure_copy, measure_stream, prepare_mover
 from bessemer.frontends.builder.network import Network
+from bessemer.frontends.profiling.bandwidth import measure_copy, measure_stream, prepare_mover
 from bessemer.runtime.arrays import aligned_empty
 
 ROWS, COLUMNS = 4096, 1024

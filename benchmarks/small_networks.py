@@ -13,9 +13,9 @@ import bessemer
 from benchmarks.plan import Plan, is_installed, not_installed, zoo_file
 from benchmarks.record import Row
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.bandwidth import measure_read, prepare_mover
 from bessemer.frontends.cli.bench_worker import time_runs
 from bessemer.frontends.cli.rivals import start_onnxruntime
+from bessemer.frontends.profiling.bandwidth import measure_read, prepare_mover
 
 
 def measure_small(plan: Plan) -> dict[str, Row]:

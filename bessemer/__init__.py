@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
     from bessemer.frontends.compile import compile
-    from bessemer.frontends.profile import compile_profiled
+    from bessemer.frontends.profiling.profile import compile_profiled
     from bessemer.runtime.errors import ArtifactError, ExecutionError, InputError, RunError
     from bessemer.runtime.model import load
 
@@ -38,7 +38,7 @@ _HOME = {
     "RunError": "bessemer.runtime.errors",
     "UnsupportedError": "bessemer.compiler.errors",
     "compile": "bessemer.frontends.compile",
-    "compile_profiled": "bessemer.frontends.profile",
+    "compile_profiled": "bessemer.frontends.profiling.profile",
     "load": "bessemer.runtime.model",
 }
 

@@ -29,7 +29,7 @@ from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.model_content import content_of
-from bessemer.frontends.tuning_file import keep_choices, kept_choices, read_tuning
+from bessemer.frontends.tuning.tuning_file import keep_choices, kept_choices, read_tuning
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.model import CompiledModel
 
@@ -170,7 +170,7 @@ class _Request:
         )
         found = kept_choices(place, host_target().name)
         if found is None:
-            tune_model = import_on_use("tune").tune_model
+            tune_model = import_on_use("tuning.tune").tune_model
             found = tune_model(self.model, options, seconds, self.dims, self.values).tuning
             keep_choices(place, found, host_target().name)
         return found

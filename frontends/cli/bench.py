@@ -30,7 +30,7 @@ from bessemer.frontends.cli.output import (
 from bessemer.frontends.cli.rivals import RIVALS
 from bessemer.frontends.code_arrays import code_arrays
 from bessemer.frontends.models_in import as_graph
-from bessemer.frontends.operation_count import count_operations
+from bessemer.frontends.profiling.operation_count import count_operations
 from bessemer.frontends.random_inputs import (
     default_sizes,
     index_limits,

@@ -28,7 +28,7 @@ from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli.rivals import package_of, start_system
 from bessemer.frontends.import_on_use import import_on_use
-from bessemer.frontends.peak import measure_peak, prepare_peak
+from bessemer.frontends.profiling.peak import measure_peak, prepare_peak
 
 PEAK, ARTIFACT, BESSEMER = "peak", "artifact", "bessemer"
 """Systems of our own: the processor's multipliers, a compiled .so, and `bessemer.compile`."""

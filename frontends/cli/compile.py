@@ -22,8 +22,8 @@ from bessemer.frontends.cli.exit_codes import INTERRUPTED
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write, write_note
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.save_device import check_suffix
-from bessemer.frontends.tune import tune_model
-from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.frontends.tuning.tune import tune_model
+from bessemer.frontends.tuning.tuning_file import read_tuning, write_tuning
 
 _STAGES = {
     "schedule": "Schedule kernels and plan memory",

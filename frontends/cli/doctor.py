@@ -33,7 +33,7 @@ from bessemer.frontends.cli.cache import contents
 from bessemer.frontends.cli.exit_codes import FAILED_RUN
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
 from bessemer.frontends.compile import compile as compile_model
-from bessemer.frontends.peak import measure_peak, prepare_peak
+from bessemer.frontends.profiling.peak import measure_peak, prepare_peak
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.libcuda import CudaDriver

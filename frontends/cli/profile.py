@@ -13,7 +13,7 @@ from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import inputs_for
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
-from bessemer.frontends.profile import KernelTime, Profile, compile_profiled, merged
+from bessemer.frontends.profiling.profile import KernelTime, Profile, compile_profiled, merged
 from bessemer.frontends.text_files import write_text
 
 _COLUMNS = (

@@ -7,4 +7,4 @@ import pytest
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile measures the machine's memory first; the system takes long to give 256 MiB of it,
     and what a test wants to know of the speed is not how exact it is."""
-    monkeypatch.setattr("bessemer.frontends.bandwidth._MEMORY", 1 << 24)
+    monkeypatch.setattr("bessemer.frontends.profiling.bandwidth._MEMORY", 1 << 24)

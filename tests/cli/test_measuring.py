@@ -22,8 +22,8 @@ from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_worker import Job
 from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.frontends.operation_count import count_operations
-from bessemer.frontends.peak import peak_text
+from bessemer.frontends.profiling.operation_count import count_operations
+from bessemer.frontends.profiling.peak import peak_text
 from bessemer.frontends.random_inputs import index_limits, input_infos, random_arrays
 from bessemer.frontends.relative_error import relative_error
 from tests.onnx_check import node_model

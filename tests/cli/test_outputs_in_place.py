@@ -12,7 +12,7 @@ import onnx
 import bessemer
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.outputs_in_place import behind_inputs, over_inputs
-from bessemer.frontends.profile import compile_profiled
+from bessemer.frontends.profiling.profile import compile_profiled
 from bessemer.runtime.arrays import address, places_along
 from tests.command_line import run_command
 from tests.onnx_check import parsed

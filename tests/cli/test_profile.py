@@ -22,11 +22,16 @@ from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i64
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.bandwidth import Level, measure_copy, measure_levels, prepare_mover
-from bessemer.frontends.machine_limits import Limits, measure_limits
-from bessemer.frontends.operation_count import operations_of, products_of
-from bessemer.frontends.profile import Event, Profile, compile_profiled, events_of
-from bessemer.frontends.traffic import Traffic, traffic_of
+from bessemer.frontends.profiling.bandwidth import (
+    Level,
+    measure_copy,
+    measure_levels,
+    prepare_mover,
+)
+from bessemer.frontends.profiling.machine_limits import Limits, measure_limits
+from bessemer.frontends.profiling.operation_count import operations_of, products_of
+from bessemer.frontends.profiling.profile import Event, Profile, compile_profiled, events_of
+from bessemer.frontends.profiling.traffic import Traffic, traffic_of
 from bessemer.runtime.errors import ExecutionError
 from tests.command_line import run_command, save_net
 from tests.forests import forest
@@ -38,7 +43,7 @@ LIMITS = Limits(1, 1e11, (Level(1, 1 << 15, 4e11, 4e11), Level(0, 1 << 62, 4e10,
 
 def test_more_threads_than_processors_can_do_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """And are not given memory for measurements, some 64 MiB each."""
-    module = "bessemer.frontends.machine_limits"
+    module = "bessemer.frontends.profiling.machine_limits"
     monkeypatch.setattr(f"{module}.os.sched_getaffinity", lambda process: {0, 1, 2})
     monkeypatch.setattr(f"{module}.measure_levels", lambda mover, threads: [])
     monkeypatch.setattr(f"{module}.measure_peak", lambda peak, threads, count: float(threads))

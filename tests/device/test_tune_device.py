@@ -18,11 +18,11 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options, Tuning
 from bessemer.compiler.targets.nvptx import SM80, SM90A
-from bessemer.frontends.contest import Tuned
-from bessemer.frontends.device_key import device_key
 from bessemer.frontends.models_in import as_graph
-from bessemer.frontends.tune_device import MOST_TRIALS, tune_for_device
-from bessemer.frontends.tuning_file import (
+from bessemer.frontends.tuning.contest import Tuned
+from bessemer.frontends.tuning.device_key import device_key
+from bessemer.frontends.tuning.tune_device import MOST_TRIALS, tune_for_device
+from bessemer.frontends.tuning.tuning_file import (
     read_choices,
     read_tuning,
     write_choices,

@@ -20,10 +20,10 @@ from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.schedule.lowering import choices
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends import contest, tune
-from bessemer.frontends.contest import Contest
-from bessemer.frontends.tune import tune_model
-from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.frontends.tuning import contest, tune
+from bessemer.frontends.tuning.contest import Contest
+from bessemer.frontends.tuning.tune import tune_model
+from bessemer.frontends.tuning.tuning_file import read_tuning, write_tuning
 from tests.command_line import run_command, save_net
 from tests.planned import planned
 
@@ -281,7 +281,7 @@ def test_compile_remembers_its_tuning(tmp_path: Path, monkeypatch: pytest.Monkey
     bessemer.compile(net, tune=0.5, threads=1)
     (kept,) = (tmp_path / "tuning").iterdir()
     before = kept.read_bytes()
-    monkeypatch.setattr("bessemer.frontends.tune.tune_model", None)  # not called again
+    monkeypatch.setattr("bessemer.frontends.tuning.tune.tune_model", None)  # not called again
     model = bessemer.compile(net, tune=0.5, threads=1)
     assert kept.read_bytes() == before
     assert model.run([np.ones((2, 30), np.float32)])[0].shape == (2, 9)
@@ -297,7 +297,7 @@ def test_a_tuning_that_cannot_be_kept_or_read_is_measured(
         count += 1
         return contest.Tuned(Tuning({"one": {"height": 2}}), {}, 1, 1.0, 1.0)
 
-    monkeypatch.setattr("bessemer.frontends.tune.tune_model", tuned)
+    monkeypatch.setattr("bessemer.frontends.tuning.tune.tune_model", tuned)
     (tmp_path / "file").write_text("")
     for place in ("file", "x" * 300):
         monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path / place))

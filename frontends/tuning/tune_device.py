@@ -21,7 +21,10 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.targets.nvptx import DeviceTarget
-from bessemer.frontends.contest import (
+from bessemer.frontends.given_sizes import given_seconds
+from bessemer.frontends.models_in import Model, as_graph
+from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.frontends.tuning.contest import (
     LEAST_SHARE,
     Contest,
     Report,
@@ -29,9 +32,6 @@ from bessemer.frontends.contest import (
     run_trials,
     winners,
 )
-from bessemer.frontends.given_sizes import given_seconds
-from bessemer.frontends.models_in import Model, as_graph
-from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
 from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.cuda.arguments import DeviceArray
 from bessemer.runtime.cuda.driver import DeviceError, Driver

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 
 from bessemer.compiler.targets.machine import Target
-from bessemer.frontends.bandwidth import Level, measure_levels, prepare_mover
-from bessemer.frontends.peak import measure_peak, prepare_peak
-from bessemer.frontends.traffic import Traffic
+from bessemer.frontends.profiling.bandwidth import Level, measure_levels, prepare_mover
+from bessemer.frontends.profiling.peak import measure_peak, prepare_peak
+from bessemer.frontends.profiling.traffic import Traffic
 
 
 @dataclass(frozen=True)

@@ -20,23 +20,23 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Choice, Options, Tuning
-from bessemer.frontends.contest import (
+from bessemer.frontends.given_sizes import given_seconds
+from bessemer.frontends.models_in import Model, as_graph, build_model
+from bessemer.frontends.outputs_in_place import behind_inputs
+from bessemer.frontends.profiling.profile import ProfiledModel
+from bessemer.frontends.random_inputs import (
+    default_sizes,
+    index_limits,
+    known_texts,
+    random_arrays,
+)
+from bessemer.frontends.tuning.contest import (
     LEAST_SHARE,
     Contest,
     Report,
     Tuned,
     run_trials,
     winners,
-)
-from bessemer.frontends.given_sizes import given_seconds
-from bessemer.frontends.models_in import Model, as_graph, build_model
-from bessemer.frontends.outputs_in_place import behind_inputs
-from bessemer.frontends.profile import ProfiledModel
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    known_texts,
-    random_arrays,
 )
 
 _RUNS, _TRIAL_SECONDS = (5, 400), 0.6

@@ -19,12 +19,12 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.jit import address_of, aligned_weights, link
 from bessemer.compiler.options import Options, Precision, dump_folder
-from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.models_in import Model, build_model
-from bessemer.frontends.operation_count import operations_of, products_of
 from bessemer.frontends.outputs_in_place import over_inputs
-from bessemer.frontends.profile_record import Record
-from bessemer.frontends.traffic import Traffic, known, traffic_of
+from bessemer.frontends.profiling.machine_limits import Limits, measure_limits
+from bessemer.frontends.profiling.operation_count import operations_of, products_of
+from bessemer.frontends.profiling.profile_record import Record
+from bessemer.frontends.profiling.traffic import Traffic, known, traffic_of
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel, Inputs, Outputs

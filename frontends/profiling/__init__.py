@@ -1,0 +1,1 @@
+"""Where a model's time goes, beside what its kernels compute and move and the machine could do."""
