@@ -17,8 +17,8 @@ from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
 SHAPE = (3, 4, 4)
-SUMS = {"normalized": 2, "variance": 0, "mean by a factor": 0}
-"""How many sums their gradients have; those of the others have one, through the mean."""
+SUMS = {"normalized": 2, "variance": 0, "mean by a factor": 0, "squares of a branch": 0}
+"""How many sums their gradients have outside of regions; the others have one, through the mean."""
 
 
 def _squares(b: GraphBuilder, x: Value, center: Value, axes: tuple[int, ...]) -> Value:
@@ -39,6 +39,13 @@ def _turned(b: GraphBuilder, x: Value) -> Value:
 def _squares_read(b: GraphBuilder, x: Value) -> Value:
     distance = b.apply("sub", x, broadcast_to(b, mean(b, x, (2,), keep=True), SHAPE))
     return b.apply("mul", distance, distance)
+
+
+def _squares_of_branch(b: GraphBuilder, x: Value) -> Value:
+    inner = GraphBuilder("branch", b)
+    region = inner.finish([_squares_read(inner, inner.input("x", x.type))])
+    (squares,) = b.apply_many("if", b.constant(np.array(True)), x, regions=(region, region))
+    return squares
 
 
 def _torch_squares(t: Any, center: Any, axes: tuple[int, ...]) -> Any:
@@ -65,6 +72,7 @@ CASES: dict[str, tuple[Callable[..., Value], Callable[[Any], Any]]] = {
     ),
     "turned": (_turned, lambda t: _torch_squares(t, t.mean(2)[:, None], (2,))),
     "squares read": (_squares_read, lambda t: (t - t.mean(2, keepdim=True)) ** 2),
+    "squares of a branch": (_squares_of_branch, lambda t: (t - t.mean(2, keepdim=True)) ** 2),
 }
 
 

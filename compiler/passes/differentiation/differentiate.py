@@ -44,7 +44,7 @@ def _backward(
 ) -> dict[Value, Value]:
     """The cotangents of all values between `values` and the seeds' keys."""
     concerned = _dependent(nodes, values, idle_maxima(nodes, seeds))
-    centered = centered_squares(b, nodes)
+    centered = centered_squares(b, nodes, seeds)
     cotangents = dict(seeds)
     missing: list[str] = []
     for node in reversed(nodes):

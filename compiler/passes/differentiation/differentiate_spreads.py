@@ -8,7 +8,7 @@ gradient of x is one sum over x shorter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, product
@@ -19,9 +19,11 @@ _NEARLY = 1e-6
 """A mean may be a product by the inverse of a count, which is rounded."""
 
 
-def centered_squares(b: GraphBuilder, nodes: Sequence[Node]) -> dict[Node, Value]:
+def centered_squares(
+    b: GraphBuilder, nodes: Sequence[Node], results: Container[Value]
+) -> dict[Node, Value]:
     """The nodes that square differences from a mean, with what the mean is of, if all that reads
-    the squares adds them up over the mean's axes, at least."""
+    the squares adds them up over the mean's axes, at least. `results` are read from outside."""
     readers: dict[Value, list[Node]] = {}
     makers = {output: node for node in nodes for output in node.outputs}
     for node in nodes:
@@ -30,6 +32,8 @@ def centered_squares(b: GraphBuilder, nodes: Sequence[Node]) -> dict[Node, Value
     found: dict[Node, Value] = {}
     for node in nodes:
         if node.operator.name != "mul" or node.inputs[0] is not node.inputs[1]:
+            continue
+        if node.output in results:
             continue
         difference = makers.get(node.inputs[0])
         if difference is None or difference.operator.name != "sub":
