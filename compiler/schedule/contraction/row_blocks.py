@@ -33,7 +33,7 @@ FEWEST_STEPS = 16
 # Tiles of no more steps than this are hardly more than stores, so that rows are written the faster
 # the fewer are begun at a time: blocks have one tile, of few rows (Zen 5, old -> new us:
 # 1000x3 by 3x1000 78 -> 43, 2000x4x300 63 -> 30, 300x2x5000 85 -> 66, 1000x6x512 31 -> 30).
-SHORTEST_STEPS = 6
+STORE_BOUND_STEPS = 6
 # A kernel that may become a link of a chain (chain_launches.py) has small blocks if its weights
 # stay in the first-level cache anyway: with fewer rows at a time, the chain's windows are smaller.
 _IN_FIRST_CACHE = 48 << 10
@@ -120,7 +120,7 @@ def block_of(
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse
         # (2048 x 192 by 1024: 8.31 ms, with large blocks 8.45; of more than 256 steps both 7.36).
         conflicts = conflicts_in_cache(columns * contraction.dtype.bytes)
-        most = FEWEST_STEPS if conflicts else SHORTEST_STEPS
+        most = FEWEST_STEPS if conflicts else STORE_BOUND_STEPS
         block = min(block, 1 if depth <= most else 4)
     tiles = grid.tiles
     if not isinstance(tiles, int):

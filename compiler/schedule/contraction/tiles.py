@@ -26,7 +26,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
 from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.contraction.row_blocks import (
     FEWEST_STEPS,
-    SHORTEST_STEPS,
+    STORE_BOUND_STEPS,
     at_most,
     block_of,
     grid_of,
@@ -67,7 +67,7 @@ _FEWEST_LANES = 4
 _NEAR = 32 << 10
 _NEAR_OF_FEW_ROWS = 400 << 10
 _FEW_ROWS = 4
-# The rows of a tile of at most SHORTEST_STEPS steps, if each row is written by this many panels.
+# The rows of a tile of at most STORE_BOUND_STEPS steps, if each row is written by this many panels.
 _ROWS_BEGUN = 8
 _MANY_PANELS = 4
 # In runs of rows that are cut unevenly, tiles of two heights take turns, which branch predictors do
@@ -134,7 +134,7 @@ def _most_rows_begun(contraction: Contraction, panel: int, target: Target) -> in
     most = target.vector_registers
     if not isinstance(columns, int) or not isinstance(steps, int):
         return most
-    if steps <= SHORTEST_STEPS and columns >= _MANY_PANELS * panel:
+    if steps <= STORE_BOUND_STEPS and columns >= _MANY_PANELS * panel:
         most = _ROWS_BEGUN
     if steps <= FEWEST_STEPS and conflicts_in_cache(columns * contraction.dtype.bytes):
         most = min(most, _lines_of_rows(target))

@@ -128,15 +128,16 @@ class FusionRules:
         whole = [v for v in node.inputs if v.type.numel == node.output.type.numel]
         if node.operator.name != "concat" and len(set(whole)) < 2:
             return False
-        waiting = [node.output]
+        waiting, seen = [node.output], {node.output}
         while waiting:
             value = waiting.pop()
             for user in self.users.get(value, []):
-                if user not in group.nodes:
+                if user not in group.nodes or user.output in seen:
                     continue
                 if picks_in_rows(user) and user.inputs[0] is value:
                     return True
                 if user.output.type.shape == value.type.shape and kind_of(user) == "pointwise":
+                    seen.add(user.output)
                     waiting.append(user.output)
         return False
 
