@@ -131,6 +131,30 @@ def test_a_linear_machine_keeps_the_digits_that_its_large_coefficients_cancel() 
     np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4)
 
 
+def test_vectors_whose_weights_cancel_class_by_class_keep_their_digits() -> None:
+    rng = np.random.default_rng(0)
+    classes, size = 3, 500
+    vectors = rng.standard_normal((classes * size, _FEATURES)).astype(np.float32)
+    signs = np.repeat([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]], size, axis=0).T
+    model = _model(
+        "SVMClassifier",
+        {"label": TensorProto.INT64, "scores": TensorProto.FLOAT},
+        kernel_type="RBF",
+        kernel_params=[0.1, 0.0, 0.0],
+        classlabels_ints=[0, 1, 2],
+        vectors_per_class=[size] * classes,
+        support_vectors=vectors.ravel(),
+        coefficients=signs.ravel(),
+        rho=[0.0] * 3,
+    )
+    x = _samples(rng)
+    away = np.square(x[:, None].astype(np.float64) - vectors).sum(2)
+    near = np.exp(-np.float32(0.1) * away).reshape(-1, classes, size).sum(2)
+    exact = np.stack([near[:, a] - near[:, b] for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
+    scores = bessemer.compile(model).run({"x": x})[1]
+    np.testing.assert_allclose(scores, exact, rtol=0, atol=5e-5)
+
+
 def test_a_label_encoder_gives_its_default_where_no_key_fits() -> None:
     model = _model(
         "LabelEncoder",

@@ -30,7 +30,11 @@ def _weighed(context: NodeContext, vectors: Array, weights: Array) -> Value:
         # The columns are planes: one vector each, summed up before the terms lose their digits.
         vectors, weights = vectors.astype(np.float64).T, weights.astype(np.float64)
         return context.apply("matmul", x, b.constant((vectors @ weights).astype(np.float32)))
-    return context.apply("matmul", _kernel(context, x, vectors), b.constant(weights))
+    # Vectors lie class by class, and the weights of two classes cancel: one after the other, a sum
+    # of hundreds loses the digits of what is left over. Shuffled, it stays small all the way; in
+    # strict turns, each lane of a vector register would still see one class alone.
+    order = np.random.default_rng(0).permutation(len(vectors))
+    return context.apply("matmul", _kernel(context, x, vectors[order]), b.constant(weights[order]))
 
 
 def _kernel(context: NodeContext, x: Value, vectors: Array) -> Value:
