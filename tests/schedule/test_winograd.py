@@ -267,7 +267,8 @@ def test_segments_are_for_channels_whose_products_outweigh_the_transforms() -> N
     assert not segments_are_profitable((1, 27, 27), 16, 16, square, is_across=True)
     assert not segments_are_profitable((1, 27, 27), 3, 64, square, is_across=False)
     assert not segments_are_profitable((1, 27, 27), 64, symbol("c"), square, is_across=False)
-    assert not segments_are_profitable((1, 3, 3), 64, 64, square, is_across=False)
+    for images in (1, symbol("n")):
+        assert not segments_are_profitable((images, 3, 3), 64, 64, square, is_across=False)
     assert segments_are_profitable((1, 1, 400), 64, 64, line, is_across=False)
     assert not segments_are_profitable((1, 1, 400), 16, 16, line, is_across=False)
 
