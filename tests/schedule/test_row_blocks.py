@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from benchmarks.contraction_axes import product_axes
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
@@ -50,6 +53,19 @@ def test_two_threads_share_the_rows_of_near_weights(
     """Unless their shares of the tiles, or the weights, are too large: then they share columns."""
     contraction = prepare(Product(rows, columns, 128), rng).contraction
     assert [plan(contraction, x86.AVX512, threads).block for threads in (1, 2)] == blocks
+
+
+@pytest.mark.parametrize(
+    ("rows", "height"), [(49, 7), (16, 8), (100, 10), (196, 14), (50, 10), (5, 14)]
+)
+def test_small_images_of_any_number_are_cut_evenly(
+    rows: int, height: int, rng: np.random.Generator
+) -> None:
+    axes, depth = product_axes((), rows * symbol("n"), 512)
+    known = prepare(Product(64, 1024, 512), rng).contraction
+    contraction = replace(known, rows=axes, depth=depth)
+    assert plan(contraction, x86.AVX512).height == height
+    assert plan(contraction, x86.AVX2).height == 6
 
 
 def test_few_columns_are_shared_by_their_rows(rng: np.random.Generator) -> None:
