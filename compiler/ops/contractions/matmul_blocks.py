@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less
@@ -35,7 +36,9 @@ from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.contractions.decoded_tiles import DecodedTiles
 from bessemer.compiler.ops.contractions.gradients_blocks import matmul_blocks_gradient
 from bessemer.compiler.ops.contractions.nibbles import (
+    AHEAD,
     HALF,
+    LINE,
     PANEL,
     TOGETHER,
     Weights,
@@ -168,14 +171,15 @@ class _Product:
             for block, first, depth in self._blocks():
                 sums = [self._zeros(2) for _ in panels]
                 (plain,) = self._zeros(1)
-                with builder.loop(depth) as k:
-                    factor = builder.define(self.x[row, first + k], "x").value
-                    for place, pair in zip(panels, sums, strict=True):
-                        units = units_at(self.weights.packed, place, first + k, j)
-                        for total, unit in zip(pair, units, strict=True):
-                            total.accumulate("add", factor * unit)
-                    if self.weights.shifts is not None:
-                        plain.accumulate("add", factor)
+                for begin, some in self._lines(panels, first, depth):
+                    for k in range(some):
+                        factor = builder.define(self.x[row, begin + k], "x").value
+                        for place, pair in zip(panels, sums, strict=True):
+                            units = units_at(self.weights.packed, place, begin + k, j)
+                            for total, unit in zip(pair, units, strict=True):
+                                total.accumulate("add", factor * unit)
+                        if self.weights.shifts is not None:
+                            plain.accumulate("add", factor)
                 for place, pair, wholes in zip(panels, sums, totals, strict=True):
                     for half, (total, whole) in enumerate(zip(pair, wholes, strict=True)):
                         at = (place, block, half * HALF + j)
@@ -185,6 +189,25 @@ class _Product:
                         whole.accumulate("add", convert(self.weights.scales[at], f32) * value)
             for place, wholes in zip(panels, totals, strict=True):
                 self._store(row, place, j, wholes)
+
+    def _lines(self, panels: Sequence[Size], first: Size, depth: int) -> Iterator[tuple[Size, int]]:
+        """Opens a loop over the cache lines of a block's weights, then one over what is left: the
+        first place of the depth, and how many. Lines further on are prefetched."""
+        packed = self.weights.packed
+        width = packed.shape[2]
+        assert isinstance(width, int)
+        together = LINE // width
+        whole, rest = divmod(depth, together)
+        if whole:
+            with self.builder.loop(whole) as line:
+                at = first + line * together
+                for panel in panels:
+                    soon = packed.offset((panel, at, 0)) + AHEAD
+                    self.builder.append(loops.Prefetch(packed, soon))
+                yield at, together
+        if rest:
+            with self.builder.loop(rest) as k:
+                yield first + whole * together + k, 1
 
     def write_tile(self, panel: Size, first_row: Size, height: int) -> None:
         """Several rows of a panel: the weights are scaled."""

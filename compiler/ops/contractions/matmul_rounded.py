@@ -9,8 +9,9 @@ weights are units w + middle:
 Columns lie in wide panels of 128, four of 32; four neighbours along the depth lie together. Of four
 bits, byte 4 * c + k of a panel's step holds column c's unit in its low half and column 16 + c's in
 its high half. Those units are spread to bytes, once for all tiles of rows, a block of the depth
-at a time that stays in the first-level cache. A tile of several rows has the columns of one panel,
-a single row those of a wide one.
+at a time that stays in the first-level cache. A tile of several rows has the columns of one panel.
+One row or two have those of a wide one; there reading the weights is what takes time, and they are
+spread where they are multiplied.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, i32, u8
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.contractions.nibbles import (
+    AHEAD,
+    LINE,
     PANEL,
     TOGETHER,
     column_store,
@@ -47,6 +50,8 @@ GROUP = 4
 """Neighbours along the depth that are multiplied at once."""
 _BLOCK_BYTES = 1 << 14
 """Of units, spread at once."""
+_FEW_ROWS = 2
+"""For more rows, units that were spread are used again."""
 _NIBBLES, _BYTES = PANEL * GROUP // 2, PANEL * GROUP
 
 
@@ -125,13 +130,15 @@ def _statements(
     )  # fmt: skip
     wide, count = weights.shape[0], steps.shape[0]
     with builder.loop(wide, "parallel") as number:
-        if isinstance(count, int):
-            product.write(number, rows if count >= FEW_REGISTERS_ROWS else 1)
-            return
-        with builder.when(less(FEW_REGISTERS_ROWS - 1, count)):
-            product.write(number, rows)
-        with builder.otherwise():
-            product.write(number, 1)
+        if not isinstance(count, int):
+            with builder.when(less(_FEW_ROWS, count)):
+                product.write_many(number, rows)
+            with builder.otherwise():
+                product.write_few(number)
+        elif count > _FEW_ROWS:
+            product.write_many(number, rows)
+        else:
+            product.write_few(number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,121 +156,168 @@ class _Product:
     block: int
     middle: int
 
-    def write(self, number: Size, most: int) -> None:
-        """A wide panel's columns of all rows, in tiles of at most so many rows."""
-        if most == 1:
-            self._write_panels(number, 0, TOGETHER, most)
-            return
-        with self.builder.loop(TOGETHER) as place:
-            self._write_panels(number, place, 1, most)
-
-    def _write_panels(self, number: Size, place: Size, panels: int, most: int) -> None:
-        blocks = self.scales.shape[1]
+    def write_many(self, number: Size, most: int) -> None:
+        """A wide panel's columns of all rows, panel by panel, in tiles of at most so many rows."""
+        blocks, builder = self.scales.shape[1], self.builder
         assert isinstance(blocks, int)
-        some = min(max(_BLOCK_BYTES // (self.block * PANEL * panels), 1), blocks)
+        some = min(max(_BLOCK_BYTES // (self.block * PANEL), 1), blocks)
         whole, rest = divmod(blocks, some)
-        builder = self.builder
-        kept = builder.allocate(u8, (some * self.block // GROUP, panels, _BYTES))
-        factors = builder.allocate(f32, (some, panels * PANEL))
-        depth_block = _DepthBlock(self, number, place, panels, kept, factors)
-        depth_block.write(0, some, most, is_first=True)
-        if whole > 1:
-            with builder.loop(whole - 1) as part:
-                depth_block.write((part + 1) * some, some, most)
-        if rest:
-            depth_block.write(whole * some, rest, most)
+        with builder.loop(TOGETHER) as place:
+            kept = builder.allocate(u8, (some * self.block // GROUP, _BYTES))
+            factors = builder.allocate(f32, (some, PANEL))
+            depth_block = _DepthBlock(self, number, place, kept, factors)
+            depth_block.write(0, some, most, is_first=True)
+            if whole > 1:
+                with builder.loop(whole - 1) as part:
+                    depth_block.write((part + 1) * some, some, most)
+            if rest:
+                depth_block.write(whole * some, rest, most)
+
+    def write_few(self, number: Size) -> None:
+        """A wide panel's columns of one row or two, a block after the other."""
+        builder, columns = self.builder, TOGETHER * PANEL
+        kept = builder.allocate(u8, (TOGETHER, _BYTES))
+        for row, height in row_tiles(builder, self.steps.shape[0], _FEW_ROWS):
+            totals = builder.allocate(f32, (height, columns))
+            with builder.loop(height) as k, builder.loop(columns, "vector", lanes=0) as j:
+                builder.store(totals, (k, j), 0.0)
+            with builder.loop(self.scales.shape[1]) as block:
+                self._add_block(number, block, row, kept, totals)
+            with builder.loop(height) as k, builder.loop(columns, "vector", lanes=0) as j:
+                at = (row + k, number * columns + j)
+                builder.append(column_store(self.out, at, totals[k, j], add=False))
+
+    def _add_block(
+        self, number: Size, block: Size, row: Size, kept: Buffer, totals: Buffer
+    ) -> None:
+        """Adds the products of a block to the totals of some rows; `kept` is for a step's units.
+        The steps that are read some time later are prefetched."""
+        builder, height = self.builder, totals.shape[0]
+        assert isinstance(height, int)
+        panels = range(TOGETHER)
+        sums = [self.fragment(height) for _ in panels]
+        with builder.loop(self.block // GROUP) as step:
+            place = block * (self.block // GROUP) + step
+            soon = self.weights.offset((number, place, 0, 0)) + AHEAD
+            for byte in range(0, TOGETHER * self.bytes, LINE):
+                builder.append(loops.Prefetch(self.weights, soon + byte))
+            for panel in panels:
+                self.spread((number, place, panel), block, kept, panel)
+            for panel, name in zip(panels, sums, strict=True):
+                self.multiply(name, height, row, (number, place, panel), kept, panel)
+        for panel, name in zip(panels, sums, strict=True):
+            column = builder.index(PANEL)
+            factor = convert(self.scales[number * TOGETHER + panel, block, atom(column)], f32)
+            at = atom(column) + panel * PANEL
+            self.add_scaled(name, height, (row, block), column, factor, totals, at)
+
+    @property
+    def bytes(self) -> int:
+        """How many a panel's step takes."""
+        width = self.weights.shape[3]
+        assert isinstance(width, int)
+        return width
+
+    def fragment(self, height: int) -> str:
+        """The name of sums of a panel's columns for some rows, which are 0."""
+        name = self.builder.fresh("sums")
+        self.builder.append(loops.Fragment(name, height, PANEL, i32))
+        column = self.builder.index(PANEL)
+        self.builder.append(loops.FragmentFill(name, column, constant(0, i32), PANEL))
+        return name
+
+    def spread(self, at: tuple[Size, Size, Size], block: Size, kept: Buffer, row: Size) -> None:
+        """Stores a panel's units of a step in a row of `kept`, if they are not bytes already."""
+        if self.bytes == _BYTES:
+            return
+        number, _, panel = at
+        with self.builder.loop(_NIBBLES, "vector", lanes=0) as j:
+            both = self.weights[(*at, j)]
+            for half, unit in enumerate((both & 15, binary("shr", both, 4))):
+                byte = half * _NIBBLES + j
+                if self.shifts is not None:
+                    unit = unit + self.shifts[number, block, panel, byte]
+                self.builder.store(kept, (row, byte), unit)
+
+    def multiply(
+        self, name: str, height: int, row: Size, at: tuple[Size, Size, Size], kept: Buffer,
+        kept_row: Size,
+    ) -> None:  # fmt: skip
+        """Adds the products of a step to the sums of some rows."""
+        every, depth = tuple(range(height)), at[1] * GROUP
+        places = tuple(self.steps.offset((row + k, depth)) for k in every)
+        units, begin = kept, kept.offset((kept_row, 0))
+        if self.bytes == _BYTES:
+            units, begin = self.weights, self.weights.offset((*at, 0))
+        mac = loops.FragmentMac(name, every, self.steps, places, units, begin, GROUP)
+        self.builder.append(mac)
+
+    def add_scaled(
+        self, name: str, height: int, at: tuple[Size, Size], column: Symbol, factor: Expression,
+        totals: Buffer, place: Size,
+    ) -> None:  # fmt: skip
+        """Adds a block's sums to the totals; `at` is the first row, and the block."""
+        stores = []
+        for k in range(height):
+            here, total = (at[0] + k, at[1]), (k, place)
+            sum_ = convert(fragment_element(name, k, i32), f32)
+            moved = self.x_sums[here] * float(-self.middle)
+            value = (sum_ * self.x_scales[here] + moved) * factor
+            stores.append((loops.Store(totals, total, totals[total] + value),))
+        self.builder.append(loops.FragmentStore(name, column, PANEL, tuple(stores)))
 
 
 @dataclass(frozen=True, eq=False)
 class _DepthBlock:
-    """Writes the products of a block of the depth, for some panels of a wide one from `place`
-    on; `kept` and `factors` are for its units and scales."""
+    """Writes the products of a block of the depth, for a panel of a wide one; `kept` and `factors`
+    are for its units and scales."""
 
     product: _Product
     number: Size
     place: Size
-    panels: int
     kept: Buffer
     factors: Buffer
 
     def write(self, first: Size, count: int, most: int, is_first: bool = False) -> None:
         """Adds `count` blocks to the output, or stores their sums."""
-        builder, columns = self.product.builder, self.panels * PANEL
-        self._spread(first, count)
-        for row, height in row_tiles(builder, self.product.steps.shape[0], most):
-            totals = builder.allocate(f32, (height, columns))
-            with builder.loop(height) as k, builder.loop(columns, "vector", lanes=0) as j:
+        product, builder = self.product, self.product.builder
+        panel = self.number * TOGETHER + self.place
+        self._spread(panel, first, count)
+        for row, height in row_tiles(builder, product.steps.shape[0], most):
+            totals = builder.allocate(f32, (height, PANEL))
+            with builder.loop(height) as k, builder.loop(PANEL, "vector", lanes=0) as j:
                 builder.store(totals, (k, j), 0.0)
             with builder.loop(count) as number:
-                self._add_block(first + number, number, row, totals)
-            with builder.loop(height) as k, builder.loop(columns, "vector", lanes=0) as j:
-                self._store(row + k, j, totals[k, j], is_first)
+                self._add_block(first, number, row, totals)
+            with builder.loop(height) as k, builder.loop(PANEL, "vector", lanes=0) as j:
+                at = (row + k, panel * PANEL + j)
+                store = column_store(product.out, at, totals[k, j], add=not is_first)
+                builder.append(store)
 
-    def _spread(self, first: Size, count: int) -> None:
+    def _spread(self, panel: Size, first: Size, count: int) -> None:
         product, builder = self.product, self.product.builder
-        with (
-            builder.loop(count) as block,
-            builder.loop(self.panels) as k,
-            builder.loop(PANEL, "vector", lanes=0) as j,
-        ):
-            panel = self.number * TOGETHER + self.place + k
+        with builder.loop(count) as block, builder.loop(PANEL, "vector", lanes=0) as j:
             scale = convert(product.scales[panel, first + block, j], f32)
-            builder.store(self.factors, (block, k * PANEL + j), scale)
-        if product.weights.shape[-1] == _BYTES:
-            return
+            builder.store(self.factors, (block, j), scale)
         groups = product.block // GROUP
-        with (
-            builder.loop(count) as block,
-            builder.loop(groups) as step,
-            builder.loop(self.panels) as k,
-            builder.loop(_NIBBLES, "vector", lanes=0) as j,
-        ):
-            at = (self.number, (first + block) * groups + step, self.place + k, j)
-            both = product.weights[at]
-            for half, unit in enumerate((both & 15, binary("shr", both, 4))):
-                byte = half * _NIBBLES + j
-                if product.shifts is not None:
-                    unit = unit + product.shifts[self.number, first + block, self.place + k, byte]
-                builder.store(self.kept, (block * groups + step, k, byte), unit)
+        if product.bytes == _BYTES:
+            return
+        with builder.loop(count) as block, builder.loop(groups) as step:
+            at = (self.number, (first + block) * groups + step, self.place)
+            product.spread(at, first + block, self.kept, block * groups + step)
 
-    def _add_block(self, block: Size, number: Size, row: Size, totals: Buffer) -> None:
-        """Adds the products of a block to a tile's totals."""
+    def _add_block(self, first: Size, number: Size, row: Size, totals: Buffer) -> None:
+        """Adds the products of a block, one of those that were spread, to a tile's totals."""
         product, builder = self.product, self.product.builder
-        groups, (height, columns) = product.block // GROUP, totals.shape
-        assert isinstance(height, int) and isinstance(columns, int)
-        name = builder.fresh("sums")
-        builder.append(loops.Fragment(name, height, columns, i32))
-        builder.append(loops.FragmentFill(name, builder.index(columns), constant(0, i32), columns))
-        every = tuple(range(height))
+        groups, height = product.block // GROUP, totals.shape[0]
+        assert isinstance(height, int)
+        name = product.fragment(height)
         with builder.loop(groups) as step:
-            depth = block * product.block + step * GROUP
-            a_offsets = tuple(product.steps.offset((row + k, depth)) for k in every)
-            units, at = self.kept, self.kept.offset((number * groups + step, 0, 0))
-            if product.weights.shape[-1] == _BYTES:
-                units = product.weights
-                at = units.offset((self.number, block * groups + step, self.place, 0))
-            builder.append(
-                loops.FragmentMac(name, every, product.steps, a_offsets, units, at, GROUP)
-            )
-        column = builder.index(columns)
-        stores = tuple((self._scaled(name, k, column, row, block, number, totals),) for k in every)
-        builder.append(loops.FragmentStore(name, column, columns, stores))
-
-    def _scaled(
-        self, name: str, k: int, column: Symbol, row: Size, block: Size, number: Size,
-        totals: Buffer,
-    ) -> loops.Store:  # fmt: skip
-        product, j = self.product, atom(column)
-        sum_ = convert(fragment_element(name, k, i32), f32)
-        moved = product.x_sums[row + k, block] * float(-product.middle)
-        value = (sum_ * product.x_scales[row + k, block] + moved) * self.factors[number, j]
-        return loops.Store(totals, (k, j), totals[k, j] + value)
-
-    def _store(self, row: Size, j: Size, value: Expression, is_first: bool) -> None:
-        product = self.product
-        column = (self.number * TOGETHER + self.place) * PANEL + j
-        store = column_store(product.out, (row, column), value, add=not is_first)
-        product.builder.append(store)
+            at = (self.number, (first + number) * groups + step, self.place)
+            product.multiply(name, height, row, at, self.kept, number * groups + step)
+        column = builder.index(PANEL)
+        factor, j = self.factors[number, atom(column)], atom(column)
+        product.add_scaled(name, height, (row, first + number), column, factor, totals, j)
 
 
 def _example(
@@ -289,7 +343,7 @@ register(
         statements=_statements,
         gradient=None,
         examples=(
-            _example(1, 288, 32, 32),
+            _example(1, 288, 32, 32, has_shifts=True),
             _example(5, 96, 150, 16, has_shifts=True),
             _example(4, 544, 128, 32),
             _example(2, 64, 40, 16, width=8),

@@ -33,6 +33,11 @@ PANEL = 2 * HALF
 """Columns of a panel."""
 TOGETHER = 4
 """The number of panels is a multiple of this: that many have their sums side by side."""
+AHEAD = 8 << 10
+"""How many bytes before they are multiplied with a single row weights are prefetched: two pages, as
+the processor prefetches by itself only to the end of a page."""
+LINE = 64
+"""Bytes of a cache line."""
 _EXPONENT = 0x4B000000
 """The bits of 2^23 as a float: with a small unit added, they are those of 2^23 + unit."""
 
