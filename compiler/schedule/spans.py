@@ -95,6 +95,7 @@ class _Walk:
         self._count = count
         self._indices: dict[Symbol, _Interval] = {}
         self._locals: dict[str, _Interval] = {}
+        self._widths: dict[str, int] = {}  # of fragments, in columns
         self._known: dict[Size, _Interval] = {}
         self._waiting: dict[tuple[str, object], tuple[Size, int, int]] = {}
 
@@ -141,11 +142,14 @@ class _Walk:
             case loops.FragmentMac():
                 for offset in statement.a_offsets:
                     self._touch(statement.a, offset, statement.products)
-                self._touch(statement.b, 0, self.sizes.get(statement.b.name, 0))
+                width = self._widths[statement.fragment] * statement.group
+                self._touch(statement.b, statement.b_offset, width)
             case loops.FragmentStore():
                 for store in (store for row in statement.stores for store in row):
                     self._touch(store.buffer, _offset(store.buffer, store.indices))
-            case loops.FragmentFill() | loops.Fragment() | loops.Allocate():
+            case loops.Fragment(name, _, columns):
+                self._widths[name] = columns
+            case loops.FragmentFill() | loops.Allocate():
                 pass
             case loops.Prefetch() | loops.Stream():
                 pass

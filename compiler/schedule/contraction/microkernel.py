@@ -232,9 +232,9 @@ class _Writer:
 
     @property
     def _narrow_width(self) -> int:
-        """The width in columns of the tiles in the last panel."""
+        """The width in columns of the tiles in the last panel, which is whole in a strip."""
         columns, panel = self.contraction.columns, self.tiling.panel
-        if not isinstance(columns, int) or columns % panel == 0:
+        if not isinstance(columns, int) or columns % panel == 0 or self.tiling.strip is not None:
             return panel
         return -(-(columns % panel) // self.tiling.lanes) * self.tiling.lanes
 

@@ -42,6 +42,7 @@ from bessemer.compiler.schedule.grouping.kinds import (
     pools_what_costs,
     samples_channels,
 )
+from bessemer.compiler.schedule.grouping.shared_windows import seen_through_windows
 from bessemer.compiler.schedule.grouping.views import (
     adds_up_channels,
     before_transposes,
@@ -193,6 +194,9 @@ class _Former:
         if is_depthwise(node):
             self.forced.add(right)
             return
+        image = seen_through_windows(node, self.producers)
+        if image is not None:
+            self.forced.add(image)
         pack = self.packs[node] = Group(None, packs=node)
         self.readers.setdefault(right, set()).add(pack)
 

@@ -57,6 +57,10 @@ from bessemer.compiler.schedule.lowering.panels_in_items import ItemPacking, til
 from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.right_operands import packed_operand
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
+from bessemer.compiler.schedule.lowering.shared_windows import (
+    reads_shared_windows,
+    shared_windows,
+)
 from bessemer.compiler.schedule.lowering.small_products import SmallProduct, small_product
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
@@ -82,7 +86,9 @@ def lower_contraction_group(
         if launches is not None:
             return launches
     is_constant = anchor.inputs[1] in lowering.constants
-    if not is_constant and reads_in_place(anchor, in_order(grouping.packs.get(anchor))):
+    pack_nodes = in_order(grouping.packs.get(anchor))
+    is_few = not is_constant and reads_in_place(anchor, pack_nodes)
+    if is_few and not reads_shared_windows(anchor, grouping):
         return None
     inputs = Fusion.of(in_order(group), lowering.constants)
     job = _tile_job(group, grouping, inputs, lowering)
@@ -186,7 +192,8 @@ def _lower_in_registers(
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work, _ in works]
     lies, small = None, None
     if not regions and not is_constant:
-        lies = in_memory(anchor, draft, tilings[0], grouping, target)
+        lies = shared_windows(anchor, draft, grouping, target)
+        lies = lies or in_memory(anchor, draft, tilings[0], grouping, target)
         small = None if lies else small_product(job, anchor, draft, grouping, target)
         items = None if lies else tiling_of_items(job, draft, anchor, grouping, tilings[0])
         if items is not None:

@@ -19,6 +19,7 @@ from bessemer.compiler.schedule.grouping.few_rows import reads_in_place, tiles_r
 from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
+from bessemer.compiler.schedule.grouping.shared_windows import is_of_shared_windows
 from bessemer.compiler.schedule.grouping.views import source_of
 
 Count = Callable[[Size], int]
@@ -193,6 +194,8 @@ class _Finder:
         if reads_in_place(anchor, pack.nodes):
             return True
         operands = [source_of(value, self.grouping.views(value)) for value in anchor.inputs]
+        if is_of_shared_windows(anchor, operands[1]):
+            return True
         return tiles_read_in_place(anchor, pack.nodes, operands)
 
     def _is_alias(self, group: Group, node: Node) -> bool:
