@@ -6,12 +6,14 @@ import pytest
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import build
+from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
+from tests.planned import planned
 
 SHAPES = [
     ((2, 5, 1100), 1),  # more than one block of neighbours, with a rest
@@ -74,3 +76,12 @@ def test_few_rows_are_shared_by_threads_too(rows: int, items: int) -> None:
     compiled = build(b.finish(best), Options())
     (launch,) = launches(compiled.program.steps)
     assert launch.kernel.parallel_extent == items
+
+
+def test_places_are_found_in_full_vectors_though_they_are_stored_as_i64() -> None:
+    b = GraphBuilder("rows")
+    x = b.input("x", TensorType(dtype_of(np.zeros(0, np.float32)), (5, 4096)))
+    made = planned(b.finish([b.apply("arg_max", x, axis=0, last=False)]), "x86_64-avx512")
+    (launch,) = launches(made.program.steps)
+    vectors = [s for s in walk_loops.walk(launch.kernel.body) if isinstance(s, loops.For)]
+    assert [loop.lanes for loop in vectors if loop.kind == "vector"] == [16]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops, walk_loops
+from bessemer.compiler.ir import expr, loops, walk_loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
@@ -67,7 +67,16 @@ def _memory_types(block: Block) -> set[DType]:
     types: set[DType] = set()
     for statement in walk_loops.walk(block):
         if isinstance(statement, loops.Store):
-            types.add(statement.buffer.dtype)
+            types.add(_computed_type(statement))
         for expression in walk_loops.expressions(statement):
             types |= {n.buffer.dtype for n in loads_of(expression)}
     return types
+
+
+def _computed_type(store: loops.Store) -> DType:
+    """The type that is stored, or half of it, if the value is only widened for that: two vectors
+    are then stored for each one that is computed."""
+    value = store.value
+    if isinstance(value, expr.Cast) and value.dtype.bits == 2 * value.operand.dtype.bits:
+        return value.operand.dtype
+    return store.buffer.dtype
