@@ -46,3 +46,18 @@ def test_a_factor_that_changes_within_an_image_stays_inside(rng: np.random.Gener
     ]
     graph = case.b.finish(outputs)
     assert share_image_sums(graph) is graph
+
+
+def test_sums_of_high_powers_are_compared_in_time() -> None:
+    """Fifty squares, one of the other, are a product of 2^50 factors."""
+    case = Case()
+    x = power = case.x(*IMAGES)
+    for _ in range(50):
+        power = case.of("mul", power, power)
+    product = case.of("mul", power, x)
+    outputs = [
+        case.of("reduce_sum", power, axes=(1, 2)),
+        case.of("reduce_sum", product, axes=(0, 1, 2)),
+    ]
+    graph = case.b.finish(outputs)
+    assert share_image_sums(graph) is graph

@@ -25,6 +25,9 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 from bessemer.compiler.ir.types import f32, f64
 
+_MOST_FACTORS = 16
+"""Of one sum. A square of a square of a square has eight times the same one, and so on."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
@@ -101,7 +104,7 @@ def _factors(node: Node, producers: dict[Value, Node]) -> tuple[list[Value], boo
     negative, waiting = False, [node.inputs[0]]
     while waiting:
         value = waiting.pop()
-        maker = producers.get(value)
+        maker = producers.get(value) if len(factors) + len(waiting) < _MOST_FACTORS else None
         match maker.operator.name if maker is not None else "":
             case "mul" | "neg" as name:
                 assert maker is not None
