@@ -35,6 +35,7 @@ from bessemer.frontends.builder import (
     Sequential,
     gelu,
     relu,
+    tanh,
 )
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
@@ -304,6 +305,15 @@ def test_the_minimum_cut_is_that_of_networkx() -> None:
         assert sum(prices[place] for place in cut) == least
         network.remove_edges_from(((place, 0), (place, 1)) for place in cut)
         assert not networkx.has_path(network, "from", "to")
+
+
+def test_a_long_chain_is_computed_again_piece_by_piece() -> None:
+    """From its beginning, each of 260 values would be computed by all those before it."""
+    chain = Sequential(Dense(16), *(tanh,) * 260, Dense(5))
+    graph = _step(Network(chain, Input("x", (8, 16)), outputs=["y"])).graph
+    found = Planner(graph).plan(None)
+    assert found.again
+    assert len(found.graph.nodes) < 2 * len(graph.nodes)
 
 
 def test_the_command_shows_the_plan(tmp_path: Path) -> None:

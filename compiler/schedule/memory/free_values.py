@@ -23,6 +23,9 @@ TWELFTHS = 15
 """A value may be computed again from values of at most this many twelfths of its own bytes."""
 LITTLE = 1 << 15
 """Fewer bytes than this do not matter."""
+LONGEST = 24
+"""A value may be computed again by a chain of at most this many operations. Every kernel that reads
+it repeats them: without a bound, a chain of n values would become n * n of them."""
 
 
 def free_values(graph: Graph, works: Sequence[Work], boundary: int, count: Count) -> set[Value]:
@@ -93,9 +96,12 @@ class _Cutter:
         """For each early value, the values from which it can be computed again at no cost; None if
         it cannot."""
         found: dict[Value, frozenset[Value] | None] = {}
+        lengths: dict[Value, int] = {}
         for node in early:
             found |= dict.fromkeys(node.outputs)
-            if not is_simple(node):
+            length = max((lengths.get(source, 0) for source in node.inputs), default=0)
+            length += not node.operator.is_view
+            if not is_simple(node) or length > LONGEST:
                 continue
             sources: set[Value] = set()
             for source in node.inputs:
@@ -105,6 +111,7 @@ class _Cutter:
             whole = sum(map(self._bytes, sources))
             if whole <= LITTLE or 12 * whole <= TWELFTHS * self._bytes(node.output):
                 found[node.output] = frozenset(sources)
+                lengths[node.output] = length
         return found
 
     def _bytes(self, value: Value) -> int:
