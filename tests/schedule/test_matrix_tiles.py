@@ -188,6 +188,26 @@ def test_the_model_prefers_tiles_for_large_products_only(rng: np.random.Generato
     assert not prefers(1, 1024, 1024) and not prefers(512, 32, 16) and not prefers(12, 512, 512)
 
 
+def test_narrow_products_of_bfloat16_are_for_tiles_since_those_of_vectors_are_slow(
+    rng: np.random.Generator,
+) -> None:
+    draft = prepare(Product(4096, 16, 64), rng).contraction
+    for form, type, faster in ((HALF, bf16, True), (SPLIT, f32, False)):
+        draft = replace(draft, a=Buffer("a", type, (4096 * 64,)))
+        tiling = plan_tiles(draft, form, x86.AMX, 4096 * 64)
+        assert tiling is not None and is_faster(tiling, draft, SPLIT_NUMBER) == faster
+
+
+def test_tiles_have_to_be_faster_than_what_vectors_do_without_padding(
+    rng: np.random.Generator,
+) -> None:
+    draft = prepare(Product(512, 512, 512), rng).contraction
+    tiling = plan_tiles(draft, SPLIT, x86.AMX, 512 * 512)
+    assert tiling is not None
+    assert is_faster(tiling, draft, SPLIT_NUMBER)
+    assert not is_faster(tiling, draft, SPLIT_NUMBER, left=0.5)
+
+
 def test_short_or_scattered_runs_are_not_for_tiles(rng: np.random.Generator) -> None:
     for case in (Product(64, 64, 31), Product(64, 1, 64), Convolution((1, 9, 9, 8), 32)):
         draft = prepare(case, rng).contraction

@@ -27,6 +27,7 @@ from bessemer.compiler.schedule.convolution.winograd_weights import transform_we
 from bessemer.compiler.schedule.convolution.winograd_work import Winograd
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
+from bessemer.frontends.cli.compiler_steps import schedule
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.amx_emulation import counts, emulator, needs_emulator, reset
 from tests.compiled_kernels import CompiledKernel
@@ -160,3 +161,16 @@ def test_it_is_for_layers_whose_weights_do_not_come_too_slowly() -> None:
         assert not winograd_tiles.is_faster(16, tiles, channels, channels, x86.AMX)
     assert winograd_tiles.fits(96, 64)
     assert not winograd_tiles.fits(48, 64) and not winograd_tiles.fits(64, 40)
+
+
+def test_the_unit_computes_what_segments_of_taps_would_not_compute_sooner() -> None:
+    def choices(channels: int, *taps: int) -> list[str]:
+        net = Sketch((1, channels, 24, 24), np.float32)
+        pads = [*(count // 2 for count in taps), 0, 0]  # padding puts channels last
+        net.add("Conv", net.weights(channels, channels, *taps), pads=pads)
+        made = schedule(read_onnx(net.model()), Options(target="x86_64-amx"))
+        return [name for one in made.program.decisions for name, used in one.choice.items() if used]
+
+    assert choices(16, 5, 5) == choices(64, 5, 5) == ["winograd"]
+    assert choices(128, 2, 2) == ["winograd", "tiles"]
+    assert choices(64, 5, 1) == ["tiles"]

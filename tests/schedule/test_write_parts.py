@@ -29,7 +29,7 @@ def maps(dtype: Any) -> Sketch:
     """A border, Winograd's method, a residual sum that is also read as it is, pooling."""
     net = Sketch((1, 64, 9, 10), dtype)
     before = net.conv(64, 64, 1)
-    net.conv(64, 32, 5)
+    net.add("Conv", net.weights(32, 64, 5, 1), net.weights(32), pads=[2, 0, 2, 0])
     net.add("Relu")
     net.conv(32, 64, 3)
     net.add("Add", before)

@@ -4,7 +4,7 @@ sum."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -73,7 +73,29 @@ def is_profitable(
             assert isinstance(tiles, int)
             if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
                 return False
-    return left == 1 or _is_less(outputs, channels * planes, columns, taps, _PER_NUMBER, left)
+    share = _share(outputs, channels * planes, columns, taps, _PER_NUMBER)
+    return left == 1 or share < _WORTH * left
+
+
+def share_in_segments(
+    outputs: Sequence[Size],
+    channels: Size,
+    columns: Size,
+    taps: tuple[Taps, Taps],
+    is_across: bool,
+) -> float:
+    """The time for other numbers of taps, which are cut into segments, as a fraction of that of the
+    whole direct sum; infinite where the method is not used. `is_across`: the input's channels are
+    not neighbours in memory."""
+    if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
+        return inf
+    if _may_be_outside(outputs, taps):
+        return inf
+    fewest_images = outputs[0] if isinstance(outputs[0], int) else 1
+    if _tiles((fewest_images, *outputs[1:]), taps) < _FEWEST_TILES:
+        return inf
+    per_input = _PER_NUMBER_ACROSS if is_across else _PER_NUMBER
+    return _share(outputs, channels, columns, taps, per_input)
 
 
 def segments_are_profitable(
@@ -84,33 +106,23 @@ def segments_are_profitable(
     is_across: bool,
     left: float = 1.0,
 ) -> bool:
-    """The same for other numbers of taps, which are cut into segments. `is_across`: the input's
-    channels are not neighbours in memory."""
-    if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
-        return False
-    if _may_be_outside(outputs, taps):
-        return False
-    fewest_images = outputs[0] if isinstance(outputs[0], int) else 1
-    if _tiles((fewest_images, *outputs[1:]), taps) < _FEWEST_TILES:
-        return False
-    per_input = _PER_NUMBER_ACROSS if is_across else _PER_NUMBER
-    return _is_less(outputs, channels, columns, taps, per_input, left)
+    """The same as is_profitable, where taps are cut into segments."""
+    return share_in_segments(outputs, channels, columns, taps, is_across) < _WORTH * left
 
 
-def _is_less(
+def _share(
     outputs: Sequence[Size],
     channels: int,
     columns: int,
     taps: tuple[Taps, Taps],
     per_input: int,
-    left: float,
-) -> bool:
-    """Whether the products and the transforms, which take `per_input` multiply-adds for a number of
-    the input, take less time than the fraction `left` of the direct sum's products."""
-    direct = left * prod(map(_likely, outputs)) * prod(axis.count for axis in taps)
+) -> float:
+    """The time of the products and of the transforms, which take `per_input` multiply-adds for a
+    number of the input, as a fraction of that of all the direct sum's products."""
+    direct = max(1, prod(map(_likely, outputs))) * prod(axis.count for axis in taps)
     transforms = per_input * channels + _PER_NUMBER * columns
     points = _tiles(outputs, taps) * parts_of(taps)[-1].end
-    return points * (channels * columns + transforms) < _WORTH * direct * channels * columns
+    return points * (channels * columns + transforms) / (direct * channels * columns)
 
 
 def _tiles(outputs: Sequence[Size], taps: tuple[Taps, Taps]) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -42,7 +43,7 @@ from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
-from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
+from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group, share_in_segments
 from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import (
     Computation,
@@ -77,14 +78,17 @@ def lower_contraction_group(
         return lower_depthwise_group(group, grouping, lowering)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
-    regions = grouping.unpadded.get(anchor, [])
+    regions, left, segments = grouping.unpadded.get(anchor, []), 1.0, inf
     if anchor.operator.name == "conv" and not regions:
         if not lowering.choices.is_tuned:
             regions = regions_of(anchor, grouping.producers, lowering.constants)
         left = products_left(anchor, grouping.producers, regions)
-        launches = lower_winograd_group(group, grouping, lowering, left)
-        if launches is not None:
-            return launches
+        if lowering.target.has_tiles:  # it may take less time than segments do
+            segments = share_in_segments(group, grouping, lowering)
+        if segments == inf:
+            launches = lower_winograd_group(group, grouping, lowering, left)
+            if launches is not None:
+                return launches
     is_constant = anchor.inputs[1] in lowering.constants
     pack_nodes = in_order(grouping.packs.get(anchor))
     is_few = not is_constant and reads_in_place(anchor, pack_nodes)
@@ -92,9 +96,12 @@ def lower_contraction_group(
         return None
     inputs = Fusion.of(in_order(group), lowering.constants)
     job = _tile_job(group, grouping, inputs, lowering)
-    if job is None:
-        return None
-    done = lower_on_matrix_unit(job, lowering) or lower_winograd_gradient(job, lowering)
+    done = None if job is None else lower_on_matrix_unit(job, lowering, min(left, segments))
+    if done is None and segments < inf:
+        done = lower_winograd_group(group, grouping, lowering, left)
+    if done is not None or job is None:
+        return done
+    done = lower_winograd_gradient(job, lowering)
     return done or _lower_in_registers(job, regions, anchor, inputs, grouping, lowering)
 
 

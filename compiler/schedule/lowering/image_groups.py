@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from math import inf
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
@@ -20,17 +21,14 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
-from bessemer.compiler.schedule.convolution import winograd_tiles
+from bessemer.compiler.schedule.convolution import winograd_cost, winograd_tiles
 from bessemer.compiler.schedule.convolution.depthwise_plan import Planes
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
     lower_winograd,
     winograd_tiling,
 )
-from bessemer.compiler.schedule.convolution.winograd_cost import (
-    is_profitable,
-    segments_are_profitable,
-)
+from bessemer.compiler.schedule.convolution.winograd_cost import is_profitable
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import (
     WeightTransform,
@@ -179,17 +177,12 @@ def lower_winograd_group(
 ) -> list[Launch] | None:
     """The launches of a convolution by Winograd's method; None where direct sums are faster, which
     compute only the fraction `left` of the products."""
-    anchor, target = group.anchor, lowering.target
-    assert anchor is not None
-    (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
-    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"][-2:]} == {1}
-    if not plain or len(kernel) not in (3, 4, 5):
+    found = _image_and_taps(group, grouping, lowering)
+    if found is None:
         return None
-    image = ImageGroup(group, grouping, lowering)
-    taps = _taps(image, kernel)
-    if taps is None or 0 in image.sizes:
-        return None
-    is_constant = w in lowering.constants
+    (image, taps), target = found, lowering.target
+    anchor, (x, w) = image.anchor, image.anchor.inputs
+    kernel, is_constant = w.type.shape, w in lowering.constants
     possible = _can_transform(image, taps, is_constant, target)
     wanted = _is_faster(image, kernel, taps, grouping, left)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
@@ -219,6 +212,40 @@ def lower_winograd_group(
     return [*before, *_launches(image, lower_winograd(replace(draft, u=u), target))]
 
 
+def share_in_segments(group: Group, grouping: Grouping, lowering: Lowering) -> float:
+    """The time of a convolution by Winograd's method with segments of taps (winograd_taps.py), as a
+    fraction of the direct sum's on the same unit; infinite where that is not used."""
+    found = _image_and_taps(group, grouping, lowering)
+    if found is None or _are_threes(found[1]):
+        return inf
+    image, taps = found
+    if not _can_transform(image, taps, image.right in lowering.constants, lowering.target):
+        return inf
+    *_, channels, columns = image.right.type.shape
+    is_across = _is_across(image, grouping)
+    return winograd_cost.share_in_segments(image.sizes, channels, columns, taps, is_across)
+
+
+def _image_and_taps(
+    group: Group, grouping: Grouping, lowering: Lowering
+) -> tuple[ImageGroup, tuple[Taps, Taps]] | None:
+    """A convolution for which there may be a transform; None where there is none."""
+    anchor = group.anchor
+    assert anchor is not None
+    kernel = anchor.inputs[1].type.shape
+    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"][-2:]} == {1}
+    if not plain or len(kernel) not in (3, 4, 5):
+        return None
+    image = ImageGroup(group, grouping, lowering)
+    taps = _taps(image, kernel)
+    return None if taps is None or 0 in image.sizes else (image, taps)
+
+
+def _is_across(image: ImageGroup, grouping: Grouping) -> bool:
+    """Whether neighbouring channels of the input are not neighbours in memory."""
+    return not has_neighbours_last(image.anchor.inputs[0], grouping.producers)
+
+
 def _taps(image: ImageGroup, kernel: tuple[Size, ...]) -> tuple[Taps, Taps] | None:
     """The taps along rows and columns; None where their number is not known."""
     counts = (1, kernel[0]) if image.is_line else (kernel[-4], kernel[-3])
@@ -243,8 +270,9 @@ def _is_faster(
     only the fraction `left` of the products."""
     sizes, x = (image.sizes, kernel[-2], kernel[-1]), image.anchor.inputs[0]
     if not _are_threes(taps):
-        is_across = not has_neighbours_last(x, grouping.producers)
-        return segments_are_profitable(*sizes, taps, is_across, left)
+        return winograd_cost.segments_are_profitable(
+            *sizes, taps, _is_across(image, grouping), left
+        )
     planes = dims.number(kernel[0]) if image.is_volume else 1
     is_constant = image.right in image.lowering.constants
     return is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
@@ -259,8 +287,7 @@ def _can_transform(
     if not all(isinstance(size, int) for size in image.right.type.shape[-2:]):
         return False
     if not _are_threes(taps):
-        is_plain = image.left.type.dtype is f32 and is_constant and not image.is_volume
-        return is_plain and not target.has_tiles
+        return image.left.type.dtype is f32 and is_constant and not image.is_volume
     if image.left.type.dtype is bf16:
         sums_are_wide = image.anchor.output.type.dtype is f32
         return sums_are_wide and is_constant and target.has_dot_bf16 and not target.has_tiles
@@ -304,9 +331,12 @@ def _transform_launch(
 
 
 def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
-    """Whether a matrix unit does the multiplications, of numbers in three parts."""
+    """Whether a matrix unit does the multiplications, of numbers in three parts. It does not add up
+    segments."""
     target = lowering.target
     if not target.has_tiles or lowering.precision == "strict" or work.dtype is not f32:
+        return False
+    if work.is_in_segments:
         return False
     if not isinstance(work.count, int) or not winograd_tiles.fits(work.channels, work.columns):
         return False

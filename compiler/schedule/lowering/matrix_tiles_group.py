@@ -45,8 +45,12 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
 
-def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | None:
-    """The launches, or None if the target has no matrix unit or another way is faster."""
+def lower_on_matrix_unit(
+    job: TileJob, lowering: Lowering, left: float = 1.0
+) -> list[Launch] | None:
+    """The launches, or None if the target has no matrix unit or another way is faster. The vector
+    unit would take the time of the fraction `left` of all products, because it leaves out those of
+    padding or uses Winograd's method."""
     target = lowering.target
     form = _form(job, lowering.precision) if target.has_tiles else None
     if form is None:
@@ -60,16 +64,16 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | Non
         return None
     split = STORE_PARTS if job.is_made and layout.is_whole else SPLIT_NUMBER
     is_constant = job.right in lowering.constants
-    pays = is_faster(tiling, job.draft, split, 0 if is_constant else PACK_NUMBER)
+    pays = is_faster(tiling, job.draft, split, 0 if is_constant else PACK_NUMBER, left)
     if not lowering.choices.tiles(job.nodes[0], job.draft, is_constant, pays):
         return None
     launches: list[Launch] = []
     right = _packed(job, layout, tiling, lowering, launches)
     if right is None:
         return None
-    left = job.left if form.parts == 1 else _split(job, layout, lowering, launches)
+    operand = job.left if form.parts == 1 else _split(job, layout, lowering, launches)
     inputs = Fusion.of(job.nodes, lowering.constants)
-    a, b = flat(inputs.buffer(left)), flat(inputs.buffer(right))
+    a, b = flat(inputs.buffer(operand)), flat(inputs.buffer(right))
     contraction = replace(draft, a=a, b=b, epilogue=job.epilogue(inputs))
     body = lower_on_tiles(contraction, tiling, target)
     launch = lowering.launch(

@@ -281,8 +281,8 @@ class _Writer:
     # Sums that are not finite
 
     def _is_not_finite(self, sums: Buffer) -> Expression:
-        """Whether any sum of the block is not finite. Such a sum minus itself is NaN, and so is the
-        total of all these differences."""
+        """Whether any sum of the block is not finite. Such a sum times zero is NaN, and so is the
+        total of all these products."""
         width, rows = self.tiling.panel, self.tiling.rows
         zero = self.builder.define(constant(0.0, f32), "zero")
         kind = (self.target.lanes(f32), _CHECK_INTERLEAVE)
@@ -291,7 +291,7 @@ class _Writer:
         def check(begin: Size, count: Size) -> None:
             with self.builder.loop(count, "vector", *kind) as i:
                 value = flat[begin + i]
-                zero.accumulate("add", value - value)
+                zero.accumulate("add", value * constant(0.0, f32))
 
         if rows == ROWS:
             check(0, self.tiling.tall * ROWS * width)

@@ -12,6 +12,7 @@ from math import ceil
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -42,6 +43,9 @@ WEIGHT_BYTES = 10
 """Bytes of `b` that are read per cycle."""
 FUSED = 29.4
 """Fused multiply-adds in a cycle: two vectors of 16, of which register tiles keep 92 % busy."""
+DOT_BF16 = 0.5
+"""Products of bfloat16 in the time of a fused multiply-add: on processors with a matrix unit the
+vector unit's (vdpbf16ps) are slow, 32 in two cycles by LLVM's model of Sapphire Rapids."""
 WORTH = 0.9
 """Where both units are predicted to be about as fast, the vector unit is chosen: its figures differ
 less from machine to machine."""
@@ -180,12 +184,16 @@ def panel_of(columns: int) -> int:
 
 
 def is_faster(
-    tiling: MatrixTiling, contraction: Contraction, split: float, pack: float = 0.0
+    tiling: MatrixTiling,
+    contraction: Contraction,
+    split: float,
+    pack: float = 0.0,
+    left: float = 1.0,
 ) -> bool:
     """Whether the model predicts that the matrix unit is faster; the arguments are those of
-    tile_cycles."""
+    tile_cycles and vector_cycles."""
     tiles = tile_cycles(tiling, contraction, split, pack)
-    return tiles < WORTH * vector_cycles(tiling, contraction)
+    return tiles < WORTH * vector_cycles(tiling, contraction, left)
 
 
 def tile_cycles(
@@ -213,18 +221,20 @@ def tile_cycles(
     return cycles
 
 
-def vector_cycles(tiling: MatrixTiling, contraction: Contraction) -> float:
-    """Cycles of the same contraction on the vector unit."""
+def vector_cycles(tiling: MatrixTiling, contraction: Contraction, left: float = 1.0) -> float:
+    """Cycles of the same contraction on the vector unit, which takes the time of the fraction
+    `left` of all products."""
     form, runs, columns = tiling.form, tiling.runs, contraction.columns
     assert isinstance(columns, int)
     depth = contraction.depth_extent
     if not isinstance(depth, int):
         depth = runs.count * runs.length
-    # Two or four narrow products take the time of one in float32.
-    group = 1 if form.parts > 1 else form.group
-    fused = _rows(tiling.walk) * _around(tiling.walk) * columns * depth / (FUSED * group)
+    # Four products of bytes take the time of one in float32.
+    rate = 1.0 if form.parts > 1 else DOT_BF16 if form.left is bf16 else form.group
+    products = left * _rows(tiling.walk) * _around(tiling.walk) * columns * depth
     weights = _matrices(tiling.walk) * depth * columns
-    return max(fused, 4 / group * weights / WEIGHT_BYTES)
+    number_bytes = f32.bytes if form.parts > 1 else form.right.bytes
+    return max(products / (FUSED * rate), number_bytes * weights / WEIGHT_BYTES)
 
 
 def _matrices(walk: TileWalk) -> int:
