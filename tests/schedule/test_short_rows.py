@@ -80,6 +80,35 @@ def test_extreme_short_rows(target: str) -> None:
         np.testing.assert_allclose(got[place], want[place], rtol=2e-6)
 
 
+def test_short_rows_that_are_read_from_far_apart() -> None:
+    """Rows of channels of two images with the channels outermost, joined; rows that repeat in an
+    outer axis; and some columns of longer rows."""
+    pixels = symbol("pixels")
+
+    def rows(b: GraphBuilder, x: Value, y: Value, z: Value) -> list[Value]:
+        turned = [b.apply("transpose", v, permutation=(1, 0)) for v in (x, y)]
+        sizes = (3, 40, 4)
+        spread = b.apply("broadcast_to", b.apply("reshape", x, shape=(1, 40, 4)), shape=sizes)
+        part = b.apply("slice", z, starts=(0, 0, 1), shape=sizes, steps=(1, 1, 1))
+        joined = b.apply("concat", *turned, axis=0)
+        return [softmax(b, joined, (1,)), softmax(b, b.apply("add", part, spread), (2,))]
+
+    rng = np.random.default_rng(3)
+    shapes: dict[str, tuple[Size, ...]] = {"x": (4, 40), "y": (4, pixels), "z": (3, 40, 9)}
+    given = {
+        name: rng.standard_normal([n if isinstance(n, int) else 35 for n in shape], np.float32)
+        for name, shape in shapes.items()
+    }
+    compiled = _compiled(shapes, rows)
+    joined: Array = np.concatenate([given["x"].T, given["y"].T]).astype(np.float64)
+    added: Array = given["z"][:, :, 1:5] + given["x"].reshape(40, 4).astype(np.float64)
+    for got, sums in zip(_run(compiled, **given), [joined, added]):
+        want = np.exp(sums) / np.exp(sums).sum(-1, keepdims=True)
+        np.testing.assert_allclose(got, want, rtol=2e-6)
+    kernels = [step.kernel for step in compiled.program.steps if isinstance(step, Launch)]
+    assert sum("vector i" in text and "unroll" in text for text in map(print_kernel, kernels)) == 2
+
+
 REPEATED: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((37, 29, 4), (37, 1, 4)),
     ((1001, 4), (4,)),

@@ -38,7 +38,7 @@ from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
-from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
+from bessemer.compiler.schedule.nests.short_rows import are_short, short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
 from bessemer.compiler.schedule.nests.window_parts import (
     WindowPart,
@@ -143,8 +143,9 @@ class _Lowering:
         if inner is None:
             return self._over(self.piece.symbols, self.rows.scalar, self._work())
         outer = tuple(s for s in self.piece.symbols if s is not inner)
-        if self.vectorize and has_short_rows(self.piece, self.lanes):
-            write_short_rows(self.builder, self.piece, self.lanes)
+        short = short_rows(self.piece, self.lanes) if self.vectorize else None
+        if short is not None:
+            write_short_rows(self.builder, short, self.lanes)
             width = self.lanes(self.piece.target.dtype)
             return Nest(self.builder.block(), self._work(inner) * width)
         behind = axes_behind_totals(self.piece, inner, outer) if self.vectorize else ()

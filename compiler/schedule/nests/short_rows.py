@@ -19,10 +19,10 @@ from contextlib import AbstractContextManager
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Dim, Size, Symbol
-from bessemer.compiler.ir.expr import Load, less
+from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
+from bessemer.compiler.ir.expr import less
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.ir.walk_expr import index_expressions, loads_of, reductions_of
+from bessemer.compiler.ir.walk_expr import reductions_of, substitute
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.rows import Lanes, RowWriter
 
@@ -38,29 +38,50 @@ def are_short(steps: Sequence[Size], lanes: Lanes, most: int = SHORT_SUM) -> boo
     return all(isinstance(step, int) and step <= limit for step in steps)
 
 
-def has_short_rows(piece: Piece, lanes: Lanes) -> bool:
-    """Whether a piece consists of short rows that follow each other in memory, with sums of each
-    row."""
-    if len(piece.symbols) != 2 or piece.target.dtype is not f32:
-        return False
-    row, inner = piece.symbols
-    columns, rows = extent_of(inner), extent_of(row)
+def short_rows(piece: Piece, lanes: Lanes) -> Piece | None:
+    """A piece over one axis of rows and one of their elements, if the given piece consists of short
+    rows that follow each other in memory, with sums of each row.
+
+    What they read may lie anywhere: a load of one element for 16 rows takes a fraction of what 16
+    sums from lane to lane take. (Softmax of 2 channels of three joined images 268 us by 9, of 12
+    293 by 60.)"""
+    if len(piece.symbols) < 2 or piece.target.dtype is not f32:
+        return None
+    *outer, inner = piece.symbols
+    columns = extent_of(inner)
     sums = reductions_of(piece.value)
     over = [dims.product(map(extent_of, node.over)) for node in sums]
     if not sums or not are_short([columns, *over], lanes, SHORT_ROW):
-        return False
+        return None
+    rows = dims.product(map(extent_of, outer))
     if isinstance(rows, int) and rows < 4 * lanes(f32):
-        return False
-    steps = dims.coefficient_of(piece.offset, row), dims.coefficient_of(piece.offset, inner)
-    if steps != (columns, 1):
-        return False
-    return all(_is_near(load, row, columns) for load in loads_of(piece.value))
+        return None
+    if not _follow_each_other(piece.offset, piece.symbols):
+        return None
+    return piece if len(outer) == 1 else _with_one_row_axis(piece)
 
 
-def _is_near(load: Load, row: Symbol, columns: Size) -> bool:
-    (offset,) = load.indices
-    step = dims.coefficient_of(offset, row)
-    return step in (0, 1, columns) and load.guard is None and not index_expressions(offset)
+def _follow_each_other(offset: Size, symbols: Sequence[Symbol]) -> bool:
+    step: Size = 1
+    for symbol in reversed(symbols):
+        if dims.coefficient_of(offset, symbol) != step:
+            return False
+        step = step * extent_of(symbol)
+    return True
+
+
+def _with_one_row_axis(piece: Piece) -> Piece:
+    *outer, inner = piece.symbols
+    row = Symbol(outer[-1].name, dims.product(map(extent_of, outer)))
+    places: dict[Atom, Size] = {}
+    index: Size = atom(row)
+    for symbol in reversed(outer[1:]):
+        places[symbol] = index % extent_of(symbol)
+        index = index // extent_of(symbol)
+    places[outer[0]] = index
+    first = dims.substitute(piece.offset, dict.fromkeys(piece.symbols, 0))
+    offset = first + atom(row) * extent_of(inner) + atom(inner)
+    return Piece(piece.target, offset, substitute(piece.value, places), (row, inner))
 
 
 class _SideBySide(RowWriter):
