@@ -41,6 +41,7 @@ from bessemer.compiler.passes.convolution.decompose_conv_transpose import (
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.convolution.sum_tap_planes import sum_tap_planes
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.keep_narrow_weights import keep_narrow_weights
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import (
     store_bfloat16,
@@ -82,11 +83,12 @@ class DeviceCompilation:
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
-    rows, whose products are of 16-bit numbers wherever they may be, whose threads walk through
-    trees, whose convolutions to few channels, and transposed ones, are convolutions, and whose
-    processors have a cache in common: halves of sums gain them nothing."""
+    rows, whose products are of 16-bit numbers wherever they may be, but not of two types, whose
+    threads walk through trees, whose convolutions to few channels, and transposed ones, are
+    convolutions, and whose processors have a cache in common: halves of sums gain them nothing."""
     without = (
         compute_half_wide,
+        keep_narrow_weights,
         mask_leaves,
         multiply_pairs,
         separate_padding,

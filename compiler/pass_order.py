@@ -32,6 +32,7 @@ from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
 from bessemer.compiler.passes.layout.move_transposes import move_transposes
 from bessemer.compiler.passes.layout.transpose_products import transpose_products
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.keep_narrow_weights import keep_narrow_weights
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16, store_bfloat16_weights
 from bessemer.compiler.passes.precision.widen_half import widen_bfloat16, widen_half
@@ -146,6 +147,8 @@ def _rounding(options: Options, target: Target) -> list[Pass]:
 def _of_machine(options: Options, target: Target) -> list[Pass]:
     """The passes for instructions that only some machines have."""
     found: list[Pass] = [tabulate_bytes] if target.has_byte_lookup else []
+    if target.has_half_conversion and not target.has_tiles:
+        found.append(keep_narrow_weights)
     if options.precision == "bfloat16" and target.has_tiles:
         found.append(fill_tile_rows)
     return found

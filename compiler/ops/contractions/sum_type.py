@@ -1,7 +1,8 @@
 """What products are summed up in, where that is not the type of the operands.
 
 matmul and conv with dtype=i32 take integers of 8 or 16 bits, each operand its own type; with
-dtype=f32 they take f16 or bf16. The sums are not rounded to the operands' type.
+dtype=f32 they take f16 or bf16, or f32 and weights of these types. The sums are not rounded to the
+operands' type.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def check_sum_type(name: str, left: TensorType, right: TensorType, dtype: DType 
         known = " or ".join(str(one) for one in _OPERANDS)
         raise CompileError(f"{name} can sum up products in {known}, not in {dtype}.")
     allowed = _OPERANDS[dtype]
-    same = dtype is not f32 or left.dtype == right.dtype
+    pair = (left.dtype, right.dtype)
+    fits = pair[0] in allowed and pair[1] in allowed and (dtype is i32 or pair[0] == pair[1])
     require(
-        left.dtype in allowed and right.dtype in allowed and same,
+        fits or (dtype is f32 is pair[0] and pair[1] in allowed),
         f"{name} with sums in {dtype} does not take inputs {left} and {right}.",
     )
 
