@@ -132,13 +132,15 @@ def test_transposed_convolutions_may_have_no_pixels(size: int, low: int, wanted:
     np.testing.assert_array_equal(found, 6 if size else 0)
 
 
-@pytest.mark.parametrize("taps", [1, 3])
-def test_volumes_go_by_winograds_method_plane_by_plane(taps: int) -> None:
-    x, w = floats(1, 16, 5, 8, 8), floats(16, 16, taps, 3, 3)
-    node = helper.make_node("Conv", ["x", "w"], ["y"])
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (2, 5, 4)])
+def test_volumes_go_by_winograds_method_plane_by_plane(kernel: tuple[int, ...]) -> None:
+    x, w = floats(2, 16, 5, 8, 9), floats(16, 16, *kernel)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[0, 1, 2] * 2)
     model = node_model(node, [("x", x)], 17, [("w", w)])
     decisions = planned(read_onnx(model)).program.decisions
     assert any(one.signature.startswith("winograd") and one.choice["winograd"] for one in decisions)
+    (found,) = bessemer.compile(model, threads=2).run({"x": x})
+    np.testing.assert_allclose(found, expected(model, {"x": x})[0], atol=1e-4)
 
 
 def test_a_volume_may_have_any_sizes() -> None:

@@ -128,11 +128,11 @@ def _goes_by_winograd(convolution: Node, is_constant: bool, left: float) -> bool
     volumes, *sizes = _of_volume(spatial)
     outputs = (images * volumes, *sizes)
     down, across = map(Taps, counts, dilations)
+    taps = down, across
     if {*counts} <= {1, 3}:
         dtype = convolution.inputs[0].type.dtype
-        taps = down, across
         return is_profitable(outputs, channels, columns, dtype, taps, is_constant, planes, left)
-    return segments_are_profitable(outputs, channels, columns, (down, across), False, left)
+    return segments_are_profitable(outputs, channels, columns, taps, False, planes, left)
 
 
 def _of_volume(values: Sequence[_T]) -> list[_T | int]:

@@ -222,8 +222,8 @@ def share_in_segments(group: Group, grouping: Grouping, lowering: Lowering) -> f
     if not _can_transform(image, taps, image.right in lowering.constants, lowering.target):
         return inf
     *_, channels, columns = image.right.type.shape
-    is_across = _is_across(image, grouping)
-    return winograd_cost.share_in_segments(image.sizes, channels, columns, taps, is_across)
+    is_across, planes = _is_across(image, grouping), _planes_seen(image)
+    return winograd_cost.share_in_segments(image.sizes, channels, columns, taps, is_across, planes)
 
 
 def _image_and_taps(
@@ -244,6 +244,11 @@ def _image_and_taps(
 def _is_across(image: ImageGroup, grouping: Grouping) -> bool:
     """Whether neighbouring channels of the input are not neighbours in memory."""
     return not has_neighbours_last(image.anchor.inputs[0], grouping.producers)
+
+
+def _planes_seen(image: ImageGroup) -> int:
+    """The planes of a volume that a window sees; 1 of an image."""
+    return dims.number(image.right.type.shape[0]) if image.is_volume else 1
 
 
 def _taps(image: ImageGroup, kernel: tuple[Size, ...]) -> tuple[Taps, Taps] | None:
@@ -269,11 +274,10 @@ def _is_faster(
     """Whether the cost model expects Winograd's method to be faster than direct sums, which compute
     only the fraction `left` of the products."""
     sizes, x = (image.sizes, kernel[-2], kernel[-1]), image.anchor.inputs[0]
+    planes = _planes_seen(image)
     if not _are_threes(taps):
-        return winograd_cost.segments_are_profitable(
-            *sizes, taps, _is_across(image, grouping), left
-        )
-    planes = dims.number(kernel[0]) if image.is_volume else 1
+        is_across = _is_across(image, grouping)
+        return winograd_cost.segments_are_profitable(*sizes, taps, is_across, planes, left)
     is_constant = image.right in image.lowering.constants
     return is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
 
@@ -287,7 +291,7 @@ def _can_transform(
     if not all(isinstance(size, int) for size in image.right.type.shape[-2:]):
         return False
     if not _are_threes(taps):
-        return image.left.type.dtype is f32 and is_constant and not image.is_volume
+        return image.left.type.dtype is f32 and is_constant
     if image.left.type.dtype is bf16:
         sums_are_wide = image.anchor.output.type.dtype is f32
         return sums_are_wide and is_constant and target.has_dot_bf16 and not target.has_tiles
