@@ -39,7 +39,7 @@ _MOVED, _MOVED_FAR = 0.25, 0.5
 """Cycles to write a number and read it again, near and farther away."""
 _TURNED, _TURNED_FAR = 0.5, 1.0
 """The same for a number that is transposed. (All four are fitted to 93 convolutions on Zen 5.)"""
-_LEAST, _LEAST_OF_FREE = LANES, 3 * LANES
+_LEAST, _LEAST_OF_FREE = LANES, 2 * LANES
 """Pixels of a row, which is filled up to as many: a register tile's width, or any such width."""
 _SHORT = 24
 """Of a free size, pixels for which this should still pay."""
