@@ -61,3 +61,17 @@ def test_a_matrix_of_many_rows_is_packed_once() -> None:
     graph = _product((2, 1000, 64), (2, 64, 100), turned=False)
     names = [step.kernel.name for step in launches(planned(graph).program.steps)]
     assert any("pack" in name for name in names)
+
+
+def test_panels_of_enlarged_images_are_packed_by_runs(rng: np.random.Generator) -> None:
+    """Rows of 38 pixels, two for each of 19: a column's place in its row is divided, too."""
+    b = GraphBuilder("product")
+    w = rng.standard_normal((32, 16)).astype(np.float32)
+    image = b.input("x", TensorType(f32, (16, 3, 1, 19, 1)))
+    twice = b.apply("broadcast_to", image, shape=(16, 3, 2, 19, 2))
+    columns = b.apply("reshape", twice, shape=(16, 6 * 38))
+    graph = b.finish([b.apply("matmul", b.constant(w), columns)], ["y"])
+    x = rng.standard_normal((16, 3, 1, 19, 1)).astype(np.float32)
+    wanted = w @ x.repeat(2, axis=2).repeat(2, axis=4).reshape(16, -1).astype(np.float64)
+    (got,) = bessemer.compile(graph, threads=1).run({"x": x})
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)

@@ -102,12 +102,16 @@ def _in_row(column: Size, width: int, row: Size, at: Size, size: Size) -> Size:
         if not isinstance(factor, FloorDiv | Mod):
             return dims.atom(factor)
         inner, divisor = factor.numerator, factor.denominator
+        is_row = isinstance(factor, FloorDiv)
         ahead = dims.divide_exactly(inner - column, width)
         if ahead is None:
             again = dims.map_factors(inner, replaced)
-            is_row = isinstance(factor, FloorDiv)
             return dims.floordiv(again, divisor) if is_row else dims.mod(again, divisor)
-        if isinstance(factor, FloorDiv):
+        ahead = dims.map_factors(ahead, replaced)
+        if divisor % width:  # of the place in a row, which may be enlarged
+            inner = (row + ahead) * width + at
+            return dims.floordiv(inner, divisor) if is_row else dims.mod(inner, divisor)
+        if is_row:
             return dims.floordiv(row + ahead, divisor // width)
         return dims.mod(row + ahead, divisor // width) * width + at
 
