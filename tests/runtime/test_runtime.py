@@ -307,10 +307,19 @@ def test_of_some_runs_three_share_no_job_and_three_no_small_one() -> None:
         x = np.zeros(jobs, np.bool_)
         model(np.zeros(1000, np.bool_))  # wakes the worker
         found = np.array([len(np.unique(model(x))) for _ in range(RUNS * len(FEWEST))])
-        most = np.repeat(kinds, RUNS)
+        most = np.resize([*kinds, *kinds[::-1]], RUNS * len(FEWEST))  # there and back
         assert np.all(found <= most) and np.any(found == most)
         kept = {len(np.unique(model(x))) for _ in range(20)}
         assert kept <= {1, 2}
+
+
+def test_a_trial_wakes_the_workers_that_small_jobs_let_sleep() -> None:
+    model = jit(handmade.chunks(1), threads=2)
+    x = np.zeros(4, np.bool_)
+    model(x)  # starts the worker
+    threading.Event().wait(0.02)  # it sleeps
+    found = [len(np.unique(model(x))) for _ in range(RUNS * len(FEWEST))]
+    assert 2 in found
 
 
 def test_python_threads_share_a_model(relu: CompiledModel, rng: np.random.Generator) -> None:
