@@ -40,7 +40,10 @@ from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, lo
 from bessemer.compiler.schedule.contraction.tile import DepthBlock, Place, Tile
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
 from bessemer.compiler.schedule.contraction.valid_taps import valid_taps
-from bessemer.compiler.targets.machine import CACHE_LINE, Target
+from bessemer.compiler.targets.machine import CACHE_LINE, PAGE, Target
+
+_NEAR_AHEAD = 2 * PAGE
+"""Bytes: the processor prefetches by itself only to the end of a page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,14 +295,19 @@ class TileWriter:
             self.builder.append(loops.Prefetch(self.contraction.a, begin + place, 2))
 
     def _prefetch(self, work: _Work, k: Size) -> None:
-        """Prefetches this tile's share of the part of `b` that follows the current depth block."""
+        """Prefetches this tile's share of the part of `b` that follows the current depth block. A
+        single row, which reads all of `b` once and multiplies little, prefetches what comes soon
+        (88 MB 2.2 -> 1.9 ms; four rows 2.4 -> 2.9)."""
         if self.contraction.b_step is not None:
             self._prefetch_rows(work, k, self.contraction.b_step)
             return
         place, depth = work.place, work.depth
         shares, step = self.shares, self.tiling.panel * self.contraction.group
         line = CACHE_LINE // self.contraction.b.dtype.bytes
-        following = place.b_base + (depth.begin + depth.length) * step
+        ahead = depth.length * step
+        if self.shares == len(work.tile.offsets) == 1:
+            ahead = _NEAR_AHEAD // self.contraction.b.dtype.bytes
+        following = place.b_base + depth.begin * step + ahead
         begin = following + (place.share * depth.length + k) * (step // shares)
         for number in range(max(1, self.tiling.unroll * step // shares // line)):
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
