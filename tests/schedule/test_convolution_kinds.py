@@ -52,6 +52,7 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         {"strides": [2, 1, 2], "dilations": [2, 1, 1], "pads": [3, 0, 1, 2, 0, 0], "group": 5},
     ),
     ("Conv", (2, 16, 15, 14), (5, 16, 3, 3), {"pads": [6] * 4, "dilations": [6, 6]}),
+    ("Conv", (2, 16, 7, 8), (20, 16, 3, 3), {"pads": [6] * 4, "dilations": [6, 6]}),
     ("Conv", (1, 8, 9, 30), (40, 8, 3, 3), {"pads": [1, 12, 1, 12], "dilations": [1, 12]}),
     ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [12] * 4, "dilations": [9, 12]}),
     ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [20] * 4, "dilations": [9, 12]}),

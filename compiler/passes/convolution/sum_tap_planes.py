@@ -41,7 +41,7 @@ _TURNED, _TURNED_FAR = 0.5, 1.0
 """The same for a number that is transposed. (All four are fitted to 93 convolutions on Zen 5.)"""
 _LEAST, _LEAST_OF_FREE = LANES, 2 * LANES
 """Pixels of a row, which is filled up to as many: a register tile's width, or any such width."""
-_SHORT = 24
+_SHORT = 16
 """Of a free size, pixels for which this should still pay."""
 _SUMMED = 16
 """Cycles to add up the lanes of a dot product, which starts one multiply-add in a cycle."""
