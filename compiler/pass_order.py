@@ -50,6 +50,7 @@ from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
 from bessemer.compiler.passes.sums.mask_leaves import mask_leaves
+from bessemer.compiler.passes.sums.scatter_sums import scatter_sums
 from bessemer.compiler.passes.sums.share_image_sums import share_image_sums
 from bessemer.compiler.passes.sums.split_extrema import split_extrema
 from bessemer.compiler.passes.sums.split_forests import split_forests
@@ -106,6 +107,7 @@ _AFTER_ROUNDING: tuple[Pass, ...] = (
     split_forests,
     mask_leaves,
     lay_out_once,
+    scatter_sums,
     split_sums,
 )
 _LAST: tuple[Pass, ...] = (
