@@ -29,6 +29,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, constant, less
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f32, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
+from bessemer.compiler.ops.recurrence.decomposed_attention import linear_attention_gradient
 
 _BLOCK_BYTES = 1 << 14
 """Of a state's columns that one item takes through all steps: they stay in the first cache."""
@@ -293,7 +294,7 @@ register(
         _infer,
         _reference,
         statements=_statements,
-        gradient=None,
+        gradient=linear_attention_gradient,
         examples=(
             _example(1, 3, (2, 2, 2), (4, 5)),
             _example(2, 2, (4, 2, 2), (3, 8), decay=3),
