@@ -48,6 +48,9 @@ _MOVES = frozenset(
     }
 )  # fmt: skip
 """Operators that leave numbers as they are."""
+_FUNCTIONS = frozenset({"Exp", "Sigmoid", "Softplus", "Tanh"})
+"""Of one number these are computed where it is learnt, as a temperature is; a formula's number has
+been computed before the file was written."""
 _SIZES = frozenset({"Shape", "Size"})
 _ROUNDED = frozenset({"DequantizeLinear", "QuantizeLinear"})
 """Operators behind which nothing learns: what is rounded has no slope, and scales are measured."""
@@ -74,14 +77,22 @@ def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[s
         if name in given and not name.endswith(_STATISTICS)
     }
     found: dict[str, None] = {}
+    curved: set[str] = set()
     for node, makers, varying in _scopes(graph, {}, set(), given):
+        if node.op_type in _FUNCTIONS:
+            curved.add(node.input[0])
         read = [node.input[k] for k in _PLACES.get(node.op_type, ()) if k < len(node.input)]
         if node.op_type == "Concat" and not varying.isdisjoint(node.input):
             read = list(node.input)  # a token of its own, say of a class, beside data
         for name, is_moved in _leaves(read, makers, varying).items():
-            if name not in known or (known[name].size == 1 and not is_moved):
-                continue  # one number inside of a formula, such as an exponent, is a part of it
-            if _is_learnt(known[name], node, name, makers, is_moved):
+            if name not in known:
+                continue
+            if known[name].size == 1 and not is_moved:
+                # One number inside of a formula, such as an exponent, is a part of it.
+                is_learnt = name in curved
+            else:
+                is_learnt = _is_learnt(known[name], node, name, makers, is_moved)
+            if is_learnt:
                 found[name] = None
     return list(found)
 

@@ -34,6 +34,8 @@ GRAPHS = {
     ),
     "a bias of one number": ("p = MatMul(x, column) y = Add(p, one)", {"column", "one"}),
     "a factor of one number": ("p = MatMul(x, column) y = Mul(p, one)", {"column"}),
+    "a temperature of one number": ("p = MatMul(x, column) t = Exp(one) y = Mul(p, t)",
+                                    {"column", "one"}),
     "zeros to scatter into": ("h = Mul(x, a) y = ScatterElements<axis = 1>(zeros, places, h)",
                               {"a"}),
     "angles that are looked up": ("t = Gather(cosines, rows) h = Mul(x, a) y = Mul(h, t)", {"a"}),
