@@ -3,7 +3,8 @@
     x[n, h, w]  as  [n, h // 7, 7, w // 7, 7]          h and w are multiples of 7, as a check finds
 
 The axis is cut to 7 * (h // 7) first. That leaves all of it, and says that each part lies at a
-known distance from the one before; else every element would be looked up by a division.
+known distance from the one before; else every element would be looked up by a division. The axes
+before one that is split may be joined with its parts, as in [n * (h // 7), 7, w // 7, 7].
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def split_sizes(sizes: Sequence[Size], shape: Sequence[Size]) -> tuple[Size, ...
     for size in sizes:
         product: Size = 1
         while left and not _is_whole(product, size):
-            product = product * left.pop(0)
+            rest = None if product != 1 or size == 0 else dims.divide_exactly(left[0], size)
+            if rest is None:
+                product = product * left.pop(0)
+            else:  # joined with what follows
+                product, left[0] = size, rest
         if not _is_whole(product, size):
             return tuple(sizes)
         cut.append(product)
@@ -48,8 +53,8 @@ def left_size(sizes: Sequence[Size], shape: Sequence[Size]) -> Size | None:
 
 
 def _is_whole(product: Size, size: Size) -> bool:
-    """Whether a product of parts is a size, or all of it that makes whole parts."""
+    """Whether a product of parts is a size, or what the size is if its parts are whole."""
     if product == size or isinstance(product, int):
         return product == size
     part = gcd(*product.terms.values())
-    return product == dims.floordiv(size, part) * part
+    return any(product == whole(size, part) * part for whole in (dims.floordiv, dims.ceildiv))

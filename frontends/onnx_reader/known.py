@@ -223,6 +223,7 @@ _RULES: dict[str, _Rule] = {
     ),
     "mul": _pointwise(lambda a, b: _reduced(a.numerator * b.numerator, a.divisor * b.divisor)),
     "div": _pointwise(_divided),
+    "trunc_div": _pointwise(lambda a, b: _truncated(_divided(a, b))),
     "neg": _pointwise(lambda a: _Exact(-1 * a.numerator, a.divisor)),
     "floor": _pointwise(lambda a: _Exact(dims.floordiv(a.numerator, a.divisor), 1)),
     "ceil": _pointwise(lambda a: _Exact(dims.ceildiv(a.numerator, a.divisor), 1)),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from bessemer.compiler.codegen.support.trials import (
+    ALONE_PERIOD,
+    ALONE_TIME,
     FEWEST,
     FIRST_PERIOD,
     LONG,
@@ -64,8 +66,9 @@ def model() -> _Model:
 
 
 def _in_order(kept: int, count: int = FIRST_PERIOD) -> list[int]:
-    """The ways of a trial and of the runs behind it."""
-    tried = [way for way in range(COUNT) for _ in range(RUNS)]
+    """The ways of a trial, there and back, and of the runs behind it."""
+    there = range(COUNT)
+    tried = [way for turn in range(RUNS) for way in (reversed(there) if turn % 2 else there)]
     return [*tried, *[kept] * (count - TRIAL)]
 
 
@@ -83,14 +86,25 @@ def test_the_way_of_the_shortest_run_is_kept_until_the_next_trial(
 def test_each_period_is_twice_as_long_as_the_one_before_it_up_to_the_longest(
     model: _Model,
 ) -> None:
-    model.times = lambda way, run: 1000 - 10 * way
+    model.times = lambda way, run: 1000 - 10 * (way == 1)
     for sizes in ((2, 1), (2, 2)):
         period = FIRST_PERIOD
         while period < PERIOD:
-            assert model.run(period, sizes) == _in_order(2, period)
+            assert model.run(period, sizes) == _in_order(1, period)
             period *= 2
         for _ in range(2):
-            assert model.run(PERIOD, sizes) == _in_order(2, PERIOD)
+            assert model.run(PERIOD, sizes) == _in_order(1, PERIOD)
+
+
+@pytest.mark.parametrize(
+    ("time", "longest"), [(1000, PERIOD), (ALONE_TIME // 500, 500), (10**6, ALONE_PERIOD)]
+)
+def test_trials_come_sooner_while_nothing_is_shared(model: _Model, time: int, longest: int) -> None:
+    model.times = lambda way, run: time + 10 * (way != COUNT - 1)
+    period = FIRST_PERIOD
+    for _ in range(6):
+        assert model.run(period, (5, time)) == _in_order(COUNT - 1, period)
+        period = min(2 * period, longest)
 
 
 def test_of_ways_that_take_as_long_the_first_is_kept(model: _Model) -> None:
@@ -102,10 +116,10 @@ def test_of_ways_that_take_as_long_the_first_is_kept(model: _Model) -> None:
 
 @pytest.mark.parametrize("longer", [0, 1])
 def test_other_ways_are_not_tried_where_all_runs_take_long(model: _Model, longer: int) -> None:
-    model.times = lambda way, run: LONG + (longer if run == 1 else 5)
-    wanted = [0] * RUNS + [UNTRIED] * (FIRST_PERIOD - TRIAL)
+    model.times = lambda way, run: LONG + longer
     if longer:
-        assert model.run(FIRST_PERIOD - TRIAL + 2 * RUNS, (4, longer)) == [*wanted, *[0] * RUNS]
+        wanted = [0, *[UNTRIED] * (FIRST_PERIOD - TRIAL)]
+        assert model.run(len(wanted) + 1, (4, longer)) == [*wanted, 0]
     else:
         assert model.run(TRIAL, (4, longer)) == _in_order(0, TRIAL)
 
@@ -121,7 +135,7 @@ def test_other_sizes_of_inputs_and_other_graphs_begin_a_trial(model: _Model) -> 
 
 def test_a_trial_that_was_left_begins_again(model: _Model) -> None:
     model.times = lambda way, run: 1000 + way
-    assert model.run(4, (8, 8)) == [0, 0, 0, 1]
+    assert model.run(4, (8, 8)) == _in_order(0)[:4]
     assert model.run(1, (8, 9)) == [0]
     assert model.run(TRIAL + 1, (8, 8)) == _in_order(0, TRIAL + 1)
 

@@ -95,3 +95,41 @@ def test_an_axis_that_is_split_into_windows_is_cut_to_whole_ones() -> None:
         np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
     with pytest.raises(ExecutionError, match="elements"):
         compiled.run({"x": floats(1, 4, 2)})
+
+
+_JOINED = """
+agraph (float[b, h, w] x) => (float[m, 2, l, 3] y)
+<int64[1] two = {2}, int64[1] three = {3}, float[1] real_two = {2.0}, float[1] real_three = {3.0}> {
+    n = Shape<end = 1>(x)
+    h = Shape<start = 1, end = 2>(x)
+    w = Shape<start = 2>(x)
+    real_h = Cast<to = 1>(h)
+    parts_h = Div(real_h, real_two)
+    above_h = Ceil(parts_h)
+    padded_h = Mul(above_h, real_two)
+    whole_h = Cast<to = 7>(padded_h)
+    rows = Div(whole_h, two)
+    real_w = Cast<to = 1>(w)
+    parts_w = Div(real_w, real_three)
+    above_w = Ceil(parts_w)
+    padded_w = Mul(above_w, real_three)
+    whole_w = Cast<to = 7>(padded_w)
+    columns = Div(whole_w, three)
+    joined = Mul(n, rows)
+    shape = Concat<axis = 0>(joined, two, columns, three)
+    y = Reshape(x, shape)
+}
+"""
+
+
+def test_axes_before_one_that_is_split_may_be_joined_with_its_parts() -> None:
+    """As MobileViT's patches, whose numbers are computed in floats and rounded up."""
+    model = parsed(_JOINED)
+    assert "slice" in operators(read_onnx(model))
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for shape in ((2, 6, 3), (1, 2, 9), (0, 4, 6)):
+        x = floats(*shape)
+        np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
+    for shape in ((1, 3, 3), (2, 2, 4)):
+        with pytest.raises(ExecutionError, match="elements"):
+            compiled.run({"x": floats(*shape)})

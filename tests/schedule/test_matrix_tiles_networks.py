@@ -106,7 +106,7 @@ def lenet(dtype: Any) -> Sketch:
 
 def residual(dtype: Any) -> Sketch:
     """Strides, odd sizes, a residual sum, pooling."""
-    net = Sketch((1, 3, 36, 36), dtype)
+    net = Sketch((1, 3, 52, 52), dtype)
     net.conv(3, 64, 3, strides=[2, 2])
     before = net.add("Relu")
     net.conv(64, 128, 1)

@@ -51,7 +51,7 @@ def short_rows(piece: Piece, lanes: Lanes) -> Piece | None:
     columns = extent_of(inner)
     sums = reductions_of(piece.value)
     over = [dims.product(map(extent_of, node.over)) for node in sums]
-    if not sums or not are_short([columns, *over], lanes, SHORT_ROW):
+    if not sums or columns == 0 or not are_short([columns, *over], lanes, SHORT_ROW):
         return None
     rows = dims.product(map(extent_of, outer))
     if isinstance(rows, int) and rows < 4 * lanes(f32):
