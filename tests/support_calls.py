@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bessemer.compiler.codegen.artifact.machine import Machine, compile_object, place_object
-from bessemer.compiler.codegen.support.layout import CONTEXT, OPTIONS, POOL, Layout
+from bessemer.compiler.codegen.support.layout import CONTEXT, OPTIONS, POOL, SLOT, Layout
 from bessemer.compiler.codegen.support.run import GRAPH
 from bessemer.compiler.codegen.support.support import shared_texts
 from tests.handmade import HOST
@@ -41,7 +41,7 @@ def _struct(layout: Layout) -> Any:
 
 
 _KINDS["%bessemer.options"] = _struct(OPTIONS)
-Context, Pool, Graph = map(_struct, (CONTEXT, POOL, GRAPH))
+Context, Pool, Slot, Graph = map(_struct, (CONTEXT, POOL, SLOT, GRAPH))
 
 # Code is never removed: a test's functions refer to what calls them.
 _KEPT: list[Any] = []

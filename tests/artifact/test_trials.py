@@ -99,7 +99,9 @@ def test_each_period_is_twice_as_long_as_the_one_before_it_up_to_the_longest(
 @pytest.mark.parametrize(
     ("time", "longest"), [(1000, PERIOD), (ALONE_TIME // 500, 500), (10**6, ALONE_PERIOD)]
 )
-def test_trials_come_sooner_while_nothing_is_shared(model: _Model, time: int, longest: int) -> None:
+def test_trials_come_sooner_while_small_jobs_are_not_shared(
+    model: _Model, time: int, longest: int
+) -> None:
     model.times = lambda way, run: time + 10 * (way != COUNT - 1)
     period = FIRST_PERIOD
     for _ in range(6):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import time
 
 import pytest
 
 from bessemer.compiler.codegen.support.support import WORTH_WAKING
 from bessemer.compiler.codegen.support.trials import FEWEST, UNTRIED
-from tests.support_calls import Context, Pool, SupportCode
+from tests.support_calls import Context, Pool, Slot, SupportCode
 
 ALONE = -1
 _KERNEL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
@@ -141,3 +142,31 @@ def test_jobs_that_find_everybody_awake_are_not_counted(caller: _Caller) -> None
     half = WORTH_WAKING // 2
     assert [caller.helpers(half, awake=n) for n in (0, 3, 3, 3, 1)] == [ALONE, 3, 3, 3, 3]
     assert [caller.helpers(half, awake=n) for n in (1, 1)] == [1, 3]
+
+
+def test_a_worker_that_is_signalled_late_says_again_that_it_sleeps() -> None:
+    """As by a caller that was interrupted between finding it asleep and signalling, while it did
+    the job of its own accord."""
+    code, threads = SupportCode({}), ctypes.CDLL(None)
+    context = Context()
+    context.options.threads = 2
+    pool = code["bessemer_pool"](ctypes.addressof(context))
+    slot = code["bessemer_slot"](pool, 0)
+    sleeping, mutex, wake = (
+        slot + getattr(Slot, name).offset for name in ("sleeping", "mutex", "wake")
+    )
+    state = ctypes.c_int32.from_address(sleeping)
+
+    def falls_asleep() -> bool:
+        end = time.monotonic() + 2.0
+        while not state.value and time.monotonic() < end:
+            time.sleep(0.001)
+        return state.value == 1
+
+    assert falls_asleep()
+    threads.pthread_mutex_lock(ctypes.c_void_p(mutex))
+    state.value = 0
+    threads.pthread_cond_signal(ctypes.c_void_p(wake))
+    threads.pthread_mutex_unlock(ctypes.c_void_p(mutex))
+    assert falls_asleep()
+    code["bessemer_pool_stop"](ctypes.addressof(context))

@@ -302,7 +302,7 @@ def test_many_short_parallel_loops_all_finish() -> None:
 def test_of_some_runs_three_share_no_job_and_three_no_small_one() -> None:
     """The fastest way is kept; sizes of their own begin a new trial."""
     code = handmade.chunks(1)
-    for jobs, kinds in ((4, (2, 1, 1)), (200, (2, 2, 1))):
+    for jobs, kinds in ((4, (2, 1, 1)), (20, (2, 2, 1))):
         model = jit(code, threads=2)
         x = np.zeros(jobs, np.bool_)
         model(np.zeros(1000, np.bool_))  # wakes the worker

@@ -97,9 +97,11 @@ wait:
   br i1 %idle, label %sleep, label %work
 sleep:
   %lock = call i32 @pthread_mutex_lock(ptr %mutex)
-  store atomic i32 1, ptr %sleeping.at seq_cst, align 4
   br label %asleep
+; A caller that found a worker asleep may signal when it has done that job and sleeps again: then
+; nobody would wake it any more if it did not say once more that it sleeps.
 asleep:
+  store atomic i32 1, ptr %sleeping.at seq_cst, align 4
   %woken = load atomic i32, ptr %slot seq_cst, align 4
   %still = icmp eq i32 %woken, %seen
   br i1 %still, label %doze, label %awake

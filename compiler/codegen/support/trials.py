@@ -6,12 +6,12 @@ kernels run faster on one thread. A program cannot ask which of these is the cas
 machines it changes within minutes. So of every few thousand runs some are timed: three with each of
 the smallest jobs in `FEWEST`, of which the fastest is kept. These take turns, there and back, so
 that a moment in which others use the processors meets all of them. The first wakes the workers:
-small jobs do not, and would find them asleep in all of the trial. What disturbs a whole trial may
-leave the model on one thread; so while nothing is shared the next trial is nearer. (Networks of
-0.35 to 1.6 ms whose trial met other programs took twice as long for 128 to 512 runs more.) Long
-runs have large kernels, or many; they are not tried, and share all jobs that are worth sharing
-nearly everywhere. Other sizes, or another graph, begin a new trial, which is soon repeated. The
-results do not depend on any of this.
+small jobs do not, and would find them asleep in all of the trial. What disturbs a whole trial, such
+as the spinning threads of another model, may leave small jobs on one thread; so while they are not
+shared the next trial is nearer. (Networks of 0.35 to 1.6 ms whose trial met other programs took
+twice as long for 128 to 512 runs more.) Long runs have large kernels, or many; they are not tried,
+and share all jobs that are worth sharing nearly everywhere. Other sizes, or another graph, begin a
+new trial, which is soon repeated. The results do not depend on any of this.
 
 `tried` says what the pool's trial is about. `counter` counts its runs and those until the next
 trial, of which there are `period` in all. `best` are nanoseconds.
@@ -19,18 +19,20 @@ trial, of which there are `period` in all. `best` are nanoseconds.
 
 from __future__ import annotations
 
-FEWEST = (2, 8, 1 << 31)
-"""Smallest shares of the smallest job that is shared (see shares.py). The last shares none but
-those of teams, which cannot run alone."""
+FEWEST = (2, 8, 64)
+"""Smallest shares of the smallest job that is shared (see shares.py). Jobs of teams, which cannot
+run alone, and those of 64 shares, some 30 microseconds on one thread, are shared in any case: a
+trial beside another model's spinning thread left a GELU of 16 MiB on one thread, 0.42 ms by 0.26.
+"""
 
 RUNS = 3
 FIRST_PERIOD, PERIOD = 128, 2048
 """Runs from the first trial to the second; each period is twice as long as the one before it, up to
 the longest."""
 ALONE_PERIOD, ALONE_TIME = 256, 20_000_000
-"""While nothing is shared, the next trial is after so many nanoseconds, but not before so many
-runs. Six of these share jobs: where that takes a third longer, they cost a hundredth of the time.
-"""
+"""While small jobs are not shared, the next trial is after so many nanoseconds, but not before so
+many runs. Six of these share them: where that takes a third longer, they cost a hundredth of the
+time."""
 LONG = 8_000_000
 """Nanoseconds: longer runs are not tried."""
 UNTRIED = 1
@@ -188,13 +190,13 @@ stay:
 choose:
   %fastest = call i64 @bessemer_fastest(ptr %pool)
   call void @bessemer_keep(ptr %pool, i64 %fastest)
-  %none.shared = icmp eq i64 %fastest, $trial_alone
+  %none.small = icmp eq i64 %fastest, $trial_alone
   %alone.at = getelementptr i64, ptr %best, i64 $trial_alone
   %alone = load i64, ptr %alone.at
   %some.time = call i64 @llvm.umax.i64(i64 %alone, i64 1)
   %fitting = udiv i64 $trial_alone_time, %some.time
   %enough.runs = call i64 @llvm.umax.i64(i64 %fitting, i64 $trial_alone_period)
-  %most = select i1 %none.shared, i64 %enough.runs, i64 $trial_period
+  %most = select i1 %none.small, i64 %enough.runs, i64 $trial_period
   %nearer = call i64 @llvm.umin.i64(i64 %period, i64 %most)
   store i64 %nearer, ptr %period.at
   br label %done
