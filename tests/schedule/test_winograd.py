@@ -1,5 +1,6 @@
 """Winograd's form of 3x3 convolutions, against NumPy in float64."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, product
 from typing import Any
@@ -30,8 +31,9 @@ from bessemer.compiler.schedule.convolution.winograd import (
 )
 from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, groups_of_share
 from bessemer.compiler.schedule.convolution.winograd_cost import (
+    MOST_OF_DIRECT,
     is_profitable,
-    segments_are_profitable,
+    share_in_segments,
 )
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
@@ -259,18 +261,25 @@ def test_it_is_compared_with_the_products_that_are_inside_of_the_image() -> None
 
 
 def test_segments_are_for_channels_whose_products_outweigh_the_transforms() -> None:
+    def pays(
+        outputs: Sequence[Size],
+        channels: int,
+        columns: Size,
+        taps: tuple[Taps, Taps],
+        is_across: bool = False,
+    ) -> bool:
+        return share_in_segments(outputs, channels, columns, taps, is_across) < MOST_OF_DIRECT
+
     square, line = (Taps(5), Taps(5)), (Taps(1), Taps(7))
-    assert segments_are_profitable((1, 27, 27), 64, 192, square, is_across=False)
-    assert segments_are_profitable(
-        (symbol("n"), symbol("h"), symbol("w")), 16, 16, square, is_across=False
-    )
-    assert not segments_are_profitable((1, 27, 27), 16, 16, square, is_across=True)
-    assert not segments_are_profitable((1, 27, 27), 3, 64, square, is_across=False)
-    assert not segments_are_profitable((1, 27, 27), 64, symbol("c"), square, is_across=False)
+    assert pays((1, 27, 27), 64, 192, square)
+    assert pays((symbol("n"), symbol("h"), symbol("w")), 16, 16, square)
+    assert not pays((1, 27, 27), 16, 16, square, is_across=True)
+    assert not pays((1, 27, 27), 3, 64, square)
+    assert not pays((1, 27, 27), 64, symbol("c"), square)
     for images in (1, symbol("n")):
-        assert not segments_are_profitable((images, 3, 3), 64, 64, square, is_across=False)
-    assert segments_are_profitable((1, 1, 400), 64, 64, line, is_across=False)
-    assert not segments_are_profitable((1, 1, 400), 16, 16, line, is_across=False)
+        assert not pays((images, 3, 3), 64, 64, square)
+    assert pays((1, 1, 400), 64, 64, line)
+    assert not pays((1, 1, 400), 16, 16, line)
 
 
 def _convolution_of_images(w: Array) -> Graph:

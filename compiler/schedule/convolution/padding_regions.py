@@ -37,8 +37,9 @@ from bessemer.compiler.ir.types import Array, f32, i32
 from bessemer.compiler.schedule.contraction.contraction import multiplies
 from bessemer.compiler.schedule.convolution.padded_axes import padded_axes
 from bessemer.compiler.schedule.convolution.winograd_cost import (
+    MOST_OF_DIRECT,
     is_profitable,
-    segments_are_profitable,
+    share_in_segments,
 )
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 
@@ -134,7 +135,9 @@ def _goes_by_winograd(convolution: Node, is_constant: bool, left: float) -> bool
     if {*counts} <= {1, 3}:
         dtype = convolution.inputs[0].type.dtype
         return is_profitable(outputs, channels, columns, dtype, taps, is_constant, planes, left)
-    return segments_are_profitable(outputs, channels, columns, taps, False, planes, left)
+    return (
+        share_in_segments(outputs, channels, columns, taps, False, planes) < MOST_OF_DIRECT * left
+    )
 
 
 def _of_volume(values: Sequence[_T]) -> list[_T | int]:

@@ -22,7 +22,7 @@ part."""
 _PER_NUMBER, _PER_NUMBER_ACROSS = 6, 30
 """Transforming a number takes as long as this many multiply-adds; the second is for inputs whose
 neighbouring channels are not neighbours in memory."""
-_WORTH = 0.95
+MOST_OF_DIRECT = 0.95
 """The method is used if it takes at most this fraction of the direct sum's time (predicted and
 measured on Zen 5: 9x1 0.92 and 0.93; 3x3 with dilation 4 of 18x18 0.92 and 0.96, with dilation 6 of
 20x20 1.12 and 1.34, of 24x24 0.72 and 0.87)."""
@@ -74,7 +74,7 @@ def is_profitable(
             if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
                 return False
     share = _share(outputs, channels * planes, columns, taps, _PER_NUMBER)
-    return left == 1 or share < _WORTH * left
+    return left == 1 or share < MOST_OF_DIRECT * left
 
 
 def share_in_segments(
@@ -86,9 +86,10 @@ def share_in_segments(
     planes: int = 1,
 ) -> float:
     """The time for other numbers of taps, which are cut into segments, as a fraction of that of the
-    whole direct sum; infinite where the method is not used. `is_across`: the input's channels are
-    not neighbours in memory. (Volumes on Zen 5: 5x5x5 32 -> 32 of 12x12x12 1456 -> 1040 us, 1x5x5
-    64 -> 64 of 4x28x28 2742 -> 1560; 5x5x5 8 -> 8 even.)"""
+    whole direct sum, which it must be MOST_OF_DIRECT of at most; infinite where the method is not
+    used. `is_across`: the input's channels are not neighbours in memory. (Volumes on Zen 5: 5x5x5
+    32 -> 32 of 12x12x12 1456 -> 1040 us, 1x5x5 64 -> 64 of 4x28x28 2742 -> 1560; 5x5x5 8 -> 8
+    even.)"""
     if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
         return inf
     if _may_be_outside(outputs, taps):
@@ -98,19 +99,6 @@ def share_in_segments(
         return inf
     per_input = _PER_NUMBER_ACROSS if is_across else _PER_NUMBER
     return _share(outputs, channels * planes, columns, taps, per_input)
-
-
-def segments_are_profitable(
-    outputs: Sequence[Size],
-    channels: Size,
-    columns: Size,
-    taps: tuple[Taps, Taps],
-    is_across: bool,
-    planes: int = 1,
-    left: float = 1.0,
-) -> bool:
-    """The same as is_profitable, where taps are cut into segments."""
-    return share_in_segments(outputs, channels, columns, taps, is_across, planes) < _WORTH * left
 
 
 def _share(

@@ -277,7 +277,8 @@ def _is_faster(
     planes = _planes_seen(image)
     if not _are_threes(taps):
         is_across = _is_across(image, grouping)
-        return winograd_cost.segments_are_profitable(*sizes, taps, is_across, planes, left)
+        share = winograd_cost.share_in_segments(*sizes, taps, is_across, planes)
+        return share < winograd_cost.MOST_OF_DIRECT * left
     is_constant = image.right in image.lowering.constants
     return is_profitable(*sizes, x.type.dtype, taps, is_constant, planes, left)
 
