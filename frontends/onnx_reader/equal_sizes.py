@@ -9,7 +9,7 @@ runs only where they are equal, which the compiled code checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir import dims
@@ -122,8 +122,22 @@ def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size], reason: st
     node = builder.producer(vector)
     source = node.sources[0] if node is not None and node.sources else builder.name
     reason = reason or " and ".join(f"{format_size(size)} >= 0" for size in sizes)
-    with builder.source(f"{source} (which needs {reason})"):
+    where = ", ".join(_places(builder, set().union(*map(symbol_names, sizes))))
+    with builder.source(f"{source} (which needs {reason}{where and f', where {where}'})"):
         builder.apply_many("bind", vector, symbols=names)
+
+
+def _places(builder: GraphBuilder, names: Set[str]) -> list[str]:
+    """Of which inputs these are the sizes, for a message: "seq is axis 1 of 'tokens'"."""
+    while builder.parent is not None:
+        builder = builder.parent
+    found: dict[str, str] = {}
+    for value in builder.inputs:
+        for axis, size in enumerate(value.type.shape):
+            name = _plain_symbol(size)
+            if name in names:
+                found.setdefault(name, f"{name} is axis {axis} of {value.name!r}")
+    return list(found.values())
 
 
 def require_elements(builder: GraphBuilder, there: Sequence[Size], wanted: Sequence[Size]) -> None:

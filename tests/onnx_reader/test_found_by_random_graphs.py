@@ -90,5 +90,6 @@ def test_sizes_that_contradict_each_other_are_told_as_such() -> None:
     }"""
     model = bessemer.compile(parsed(text), threads=1, cache=False)
     assert model.run({"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
-    with pytest.raises(ExecutionError, match=r"which needs 8 = 4\*n elements\): the sizes contr"):
+    needed = r"which needs 8 = 4\*n elements, where n is axis 0 of 'x'"
+    with pytest.raises(ExecutionError, match=rf"{needed}\): the sizes contradict it"):
         model.run({"x": np.ones((3, 4), np.float32)})

@@ -253,7 +253,8 @@ def test_sizes_that_meet_and_need_not_be_equal_are_checked_at_run_time() -> None
     )
     graph = read_onnx(model)
     agrees(model, {"x": floats(1, 1, 6, 4)}, graph)
-    with pytest.raises(CompileError, match=r"Add 'y' \(which needs h = 2\*\(h//2\)\)"):
+    needed = r"which needs h = 2\*\(h//2\), where h is axis 2 of 'x'"
+    with pytest.raises(CompileError, match=rf"Add 'y' \({needed}\)"):
         run_graph(graph, {"x": floats(1, 1, 7, 4)})
 
 
