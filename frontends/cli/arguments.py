@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.options import Precision
+from bessemer.frontends.cli.output import count_of, write_note
 from bessemer.runtime.thread_count import MOST_THREADS
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", dir_okay=False)]
@@ -64,7 +66,8 @@ def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str
         name, equals, size = entry.rpartition("=")
         if not (name and equals and size.isdecimal()):
             raise typer.BadParameter(f"{option} {entry!r} is not NAME=SIZE, such as batch=8.")
-        found[name] = int(size)
+        if found.setdefault(name, int(size)) != int(size):
+            raise typer.BadParameter(f"{option} {entry!r}: {name} is {found[name]} already.")
     return found
 
 
@@ -75,6 +78,19 @@ def check_folders(*files: Path | None) -> None:
             raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
         if file.is_dir():
             raise CompileError(f"{file} cannot be written: it is a folder.")
+        is_special = file.is_symlink() or (file.exists() and not file.is_file())
+        if not is_special and not os.access(file.absolute().parent, os.W_OK):
+            raise CompileError(
+                f"{file} cannot be written: the folder {file.parent} is not writable."
+            )
+
+
+def note_crowding(threads: int, quiet: bool) -> None:
+    """Tells of threads that have to share processors."""
+    allowed = len(os.sched_getaffinity(0))
+    if threads > allowed and not quiet:
+        most = count_of(allowed, "processor")
+        write_note(f"--threads {threads}: this process may use {most}; more is slower", "yellow")
 
 
 def parse_list(text: str) -> list[str]:

@@ -123,26 +123,27 @@ class _Job:
 def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune: float) -> None:
     """`tune` is in seconds."""
     machine = parse_target(options.target)
-    _check_place(job.output, job.linker, machine)
+    _check_place(job.output, job.tuning if tune else None, job.linker, machine)
     if tune and machine != host_target():
         raise typer.BadParameter(f"--tune measures on this machine, which is not {options.target}.")
     if job.tuning is not None and (job.tuning.exists() or not tune):
         options = replace(options, tuning=read_tuning(job.tuning, machine))
     phases = Phases(7 if tune else 6, job.quiet)
     graph = job.graph(phases)
+    interrupted = False
     if tune:
-        with phases.phase("Tune"):
-            found = tune_model(graph, options, tune, interruptible=job.tuning is not None)
-        options = replace(options, tuning=found.tuning)
+        with phases.phase("Tune") as update:
+            found = tune_model(graph, options, tune, report=update, interruptible=True)
+        options, interrupted = replace(options, tuning=found.tuning), found.interrupted
         if job.tuning is not None:
             write_tuning(job.tuning, options.tuning, machine)
-        if found.interrupted:
-            write_note(f"interrupted; what was found before is in {job.tuning}", style="yellow")
-            raise typer.Exit(INTERRUPTED)
     made = _build(phases, graph, options)
     with phases.phase(f"Write {job.output.name}"):
         files = save(made.code, made.weights, job.output, weights, job.linker)
     _report(made, files, phases, job.as_json)
+    if interrupted:
+        write_note("interrupted; compiled with what was found before", style="yellow")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _compile_for_device(job: _Job, options: Options) -> None:
@@ -152,11 +153,11 @@ def _compile_for_device(job: _Job, options: Options) -> None:
     write_device_artifact(graph, job.output, options, job.linker, phases, job.as_json, job.tuning)
 
 
-def _check_place(output: Path, linker: str, machine: Target) -> None:
+def _check_place(output: Path, tuning: Path | None, linker: str, machine: Target) -> None:
     """Compiling may take long: what cannot be written in the end is told before."""
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    arguments.check_folders(output)
+    arguments.check_folders(output, tuning)
     if output.suffix == ".so":
         linker_command(machine.triple, linker)
 

@@ -31,7 +31,7 @@ from bessemer.compiler.targets.nvptx import DEVICES, device_of_capability
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.cache import contents
 from bessemer.frontends.cli.exit_codes import FAILED_RUN
-from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
+from bessemer.frontends.cli.output import count_of, format_bytes, print_json, print_table, spinner
 from bessemer.frontends.compile import compile as compile_model
 from bessemer.frontends.profiling.peak import measure_peak, prepare_peak
 from bessemer.runtime.cuda.device import compute_capability
@@ -126,7 +126,7 @@ def _peak() -> dict[str, Any]:
     peak = prepare_peak(host_target())
     measure_peak(peak)
     rates = {count: measure_peak(peak, count) for count in {1, len(os.sched_getaffinity(0))}}
-    return {f"{count} threads": f"{rate / 1e9:.0f} GFLOP/s" for count, rate in rates.items()}
+    return {count_of(count, "thread"): f"{rate / 1e9:.0f} GFLOP/s" for count, rate in rates.items()}
 
 
 def _linker() -> dict[str, Any]:

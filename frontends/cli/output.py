@@ -54,6 +54,11 @@ def print_table(
     console().print(table)
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things: 1 thread, 2 threads."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(count: float) -> str:
     """A number of bytes as people read it: 512 B, 1.5 KiB, 97.4 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -81,11 +86,12 @@ class Phases:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, text: str) -> Iterator[None]:
-        """A phase that is about to run: a spinner while it does, a line when it has."""
-        start = time.perf_counter()
-        with spinner(f"[{self.number + 1}/{self.total}] {text}", self.quiet):
-            yield
+    def phase(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A phase that is about to run: a spinner while it does, a line when it has. What this
+        gives shows how far it is."""
+        start, label = time.perf_counter(), f"[{self.number + 1}/{self.total}] {text}"
+        with spinner(label, self.quiet) as status:
+            yield lambda progress: status.update(Text(f"{label}: {progress}"))
         self.done(text, time.perf_counter() - start)
 
     @contextmanager

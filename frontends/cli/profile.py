@@ -12,7 +12,14 @@ import typer
 from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import inputs_for
-from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
+from bessemer.frontends.cli.output import (
+    count_of,
+    format_seconds,
+    print_json,
+    print_table,
+    spinner,
+    write,
+)
 from bessemer.frontends.profiling.profile import KernelTime, Profile, compile_profiled, merged
 from bessemer.frontends.text_files import write_text
 
@@ -64,6 +71,7 @@ def command(
     """
     dims = arguments.parse_dims(dim)
     arguments.check_folders(trace, file)
+    arguments.note_crowding(threads, quiet)
     given = read_arrays(inputs) if inputs else None
     with spinner("Compiling", quiet):
         ours = compile_profiled(
@@ -93,7 +101,7 @@ def _show(profile: Profile, kernels: Sequence[KernelTime], top: int, in_order: b
         for level in limits.levels
     )
     write(
-        f"{profile.model}, {_count(profile.threads, 'thread')}: "
+        f"{profile.model}, {count_of(profile.threads, 'thread')}: "
         f"{format_seconds(profile.seconds)} a run, median of {profile.runs}"
     )
     write(f"this machine: {limits.peak / 1e9:.0f} GFLOP/s; copying, GB/s: {memory}")
@@ -136,7 +144,3 @@ def _cells(number: int, kernel: KernelTime, profile: Profile) -> list[str]:
 def _bytes(count: int) -> str:
     """In KiB or MiB, so that a column can be compared at a glance."""
     return f"{count / 2**20:.2f}M" if count >= 2**20 else f"{count / 2**10:.1f}K"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -18,6 +18,7 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import inputs_for, is_artifact, open_model, open_on_device
 from bessemer.frontends.cli.output import (
     Phases,
+    count_of,
     format_seconds,
     print_json,
     print_table,
@@ -64,6 +65,7 @@ def command(
     phases = Phases(2, quiet)
     dims = arguments.parse_dims(dim)
     arguments.check_folders(outputs)
+    arguments.note_crowding(threads, quiet)
     given = read_arrays(inputs) if inputs else None
     with phases.phase(f"{'Load' if is_artifact(model) else 'Compile'} {model.name}"):
         compiled = _opened(model, dims, threads, target, precision, optimize)
@@ -86,7 +88,7 @@ def command(
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     print_table(["output", *columns[1:]], cells, right="lllrrrrrl"[: len(columns)])
     (name, place), *_ = _where(compiled).items()
-    place = f"{place} threads" if name == "threads" else place
+    place = count_of(place, "thread") if name == "threads" else place
     write_note(f"first run {format_seconds(seconds)}, {place}")
 
 

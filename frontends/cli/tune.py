@@ -64,14 +64,15 @@ def command(
         raise typer.BadParameter("--grow-in-place is for processors.")
     options = Options(target, threads, precision, 2, dump_folder(), grow_in_place=grow_in_place)
     dims = arguments.parse_dims(dim)
+    arguments.note_crowding(threads, quiet)
     with spinner("Tuning", quiet) as status:
         found, key = _tuned(model, options, seconds, dims, device, status.update)
-    if output is not None:
-        write_choices(output, found.tuning, key)
     is_left = any(one.waiting for one in found.contests.values())
     if is_left and not found.trials and not found.interrupted:
         write_note(f"--seconds {seconds:g} were over before anything was tried: give more")
     _print(found, as_json)
+    if output is not None:
+        write_choices(output, found.tuning, key)
     if found.interrupted:
         write_note("interrupted; this is what was found before", style="yellow")
         raise typer.Exit(INTERRUPTED)

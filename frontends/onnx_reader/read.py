@@ -295,4 +295,5 @@ def _check_value(name: str, array: Array, type: TensorType) -> None:
 def _all_problems(label: str, problems: list[str]) -> UnsupportedError:
     listed = "\n".join(f"  - {problem}" for problem in problems)
     count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
-    return UnsupportedError(f"{label}: {count} not supported:\n{listed}", problems)
+    text = f"{label}: {count} not supported (`bessemer list-ops` lists the operators that are):"
+    return UnsupportedError(f"{text}\n{listed}", problems)

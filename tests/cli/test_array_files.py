@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,15 @@ def test_what_cannot_be_written_is_told_before_the_work_begins(
         (tmp_path / "here").with_suffix(Path(command.split()[2]).suffix).mkdir(exist_ok=True)
         code, out, err = run_command(verb, model, *words)
         assert code == 1 and reason in err and "[1/" not in err and out == ""
+
+
+def test_a_folder_that_is_not_writable_is_told_before_the_work_begins(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests may run as root, who may write anywhere.
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    code, out, err = run_command("tune", model, "-o", tmp_path / "x.json", "--seconds", "0")
+    assert (code, out) == (1, "") and "is not writable" in err
 
 
 def test_a_linker_that_is_not_there_is_told_before_the_work_begins(model: Path) -> None:

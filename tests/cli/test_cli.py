@@ -84,6 +84,8 @@ def test_usage_errors_end_with_2(net: Path) -> None:
     assert run_command("compil")[0] == 2
     assert run_command("compile", net)[0] == 2
     assert run_command("run", net, "--dim", "batch")[0] == 2
+    twice = run_command("run", net, "--dim", "batch=2", "--dim", "batch=3")
+    assert twice[0] == 2 and "batch is 2 already" in twice[2]
     assert run_command("inspect", net, "--after", "no_such_pass")[0] == 2
     assert run_command("bench", net, "--threads", "many")[0] == 2
     code, _, err = run_command("bench", net, "--threads", "99999")
@@ -198,6 +200,7 @@ def test_random_inputs_have_the_sizes_asked_for_and_depend_on_the_seed(net: Path
 
     first = norm("--dim", "batch=3")
     assert norm("--dim", "batch=3") == first
+    assert "more is slower" in run_command("run", net, "--threads", "999")[2]
     assert norm("--dim", "batch=3", "--seed", "1") != first
 
 
