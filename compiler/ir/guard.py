@@ -19,7 +19,7 @@ from bessemer.compiler.ir.expr import (
     load,
     select,
 )
-from bessemer.compiler.ir.walk_expr import transform
+from bessemer.compiler.ir.walk_expr import all_nodes, transform
 
 
 def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expression:
@@ -28,8 +28,12 @@ def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expr
     if isinstance(condition, Constant):
         return value if condition.value else lift(otherwise, value.dtype)
     changing = _symbols_of(condition)
+    # What the condition itself reads exists; a guard would make a second value of it.
+    asked = frozenset(all_nodes(condition))
 
     def guard(node: Expression) -> Expression | None:
+        if node in asked:
+            return None
         if isinstance(node, Load):
             if _is_elsewhere_too(node, changing):
                 return None

@@ -8,6 +8,7 @@ import pytest
 import bessemer
 from bessemer.compiler.driver import build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32, i64
 from bessemer.compiler.options import Options
@@ -31,3 +32,28 @@ def test_rows_at_places_that_data_gives(
     array, at = rng.standard_normal((rows, columns), np.float32), rng.integers(0, columns, places)
     (found,) = bessemer.compile(graph, threads=2, cache=False).run({"x": array, "i": at})
     np.testing.assert_array_equal(found, array[:, at])
+
+
+@pytest.mark.parametrize("side", [65, symbol("side")], ids=["known", "free"])
+def test_channels_of_a_sampled_image_share_its_places(side: Size, rng: np.random.Generator) -> None:
+    """Blocks of columns for the threads, the positions read once, whatever they are asked for."""
+    b = GraphBuilder("sampled")
+    x = b.input("x", TensorType(f32, (1, 3, side, side)))
+    grid = b.input("grid", TensorType(f32, (1, side, side, 2)))
+    pixels = b.apply("transpose", x, permutation=(0, 2, 3, 1))
+    sampled = b.apply("grid_sample", pixels, grid, align_corners=True)
+    graph = b.finish([b.apply("transpose", sampled, permutation=(0, 3, 1, 2))])
+    (kernel,) = kernels_of(build(graph, Options(target="x86_64-avx512")).program.steps)
+    text = print_kernel(kernel)
+    assert "for " in text[text.index("vector ") :]
+    assert "1024" in text[text.index("parallel ") :]
+    assert text.count("in0[") == 2
+    image = rng.standard_normal((1, 3, 65, 65), np.float32)
+    down, right = np.mgrid[:65, :65] + np.array([3, -2])[:, None, None]
+    places = np.stack([right, down], -1)[None] / np.float32(32) - 1
+    (found,) = bessemer.compile(graph, threads=2, cache=False).run(
+        {"x": image, "grid": places.astype(np.float32)}
+    )
+    expected = np.zeros_like(image)
+    expected[:, :, :-3, 2:] = image[:, :, 3:, :-2]
+    np.testing.assert_array_equal(found, expected)

@@ -25,7 +25,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
-from bessemer.compiler.schedule.nests.columns_first import ROWS, has_common_places
+from bessemer.compiler.schedule.nests.columns_first import ROWS, columns_of_a_block
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.pipelined_rows import (
@@ -155,35 +155,40 @@ class _Lowering:
             return self._over(shared, lambda v: self._behind_totals(inner, behind, v), work)
         if len(outer) == 1 and are_pipelined(self.rows, inner, extent_of(outer[0])):
             return self._pipelined(inner, outer[0])
-        if self.vectorize and has_common_places(self.piece.value, outer, inner, self.dependence):
-            return self._columns_first(inner, outer)
+        if self.vectorize:
+            columns = columns_of_a_block(self.piece.value, outer, inner, self.dependence)
+            if columns is not None:
+                return self._columns_first(inner, outer, columns)
         if outer:
             return self._over(outer, lambda v: self._row(inner, v), self._work(inner))
         return self._blocked(inner)
 
-    def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...]) -> Nest:
-        """Blocks of rows, which are computed one vector of columns at a time
-        (columns_first.py)."""
+    def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...], width: Size) -> Nest:
+        """Blocks of rows and of `width` columns, which are computed one vector of columns at a
+        time (columns_first.py)."""
         row = outer[-1]
-        rows = extent_of(row)
+        rows, columns = extent_of(row), extent_of(inner)
         block = Symbol(row.name, dims.ceildiv(rows, ROWS))
+        part = Symbol(inner.name, dims.ceildiv(columns, width))
         lanes = self.rows.lane_count(self.piece.value, self.piece.target.dtype)
 
-        def columns(values: Values) -> None:
-            begin = values[block] * ROWS
-            count: Size = dims.minimum(rows - begin, ROWS)
-            if isinstance(rows, int) and rows % ROWS == 0:
-                count = ROWS
+        def write(values: Values) -> None:
+            begin, first = values[block] * ROWS, values[part] * width
+            count, length = _up_to(rows, begin, ROWS), _up_to(columns, first, width)
             with (
-                self.rows.vector_loop(extent_of(inner), lanes, 1) as index,
+                self.rows.vector_loop(length, lanes, 1) as index,
                 self.builder.loop(count) as number,
             ):
                 here: Values = {**values, row: begin + number}
                 element, offset = self.rows.element(inner, here), self.rows.offset(here)
-                self.rows.store(self.rows.begin_store(element, inner, offset).write(index))
+                stored = self.rows.begin_store(element, inner, offset)
+                self.rows.store(stored.write(first + index))
 
         self.rows.streams = False  # a row is not written from one end to the other
-        return self._over((*outer[:-1], block), columns, self._work(inner) * ROWS)
+        shared = tuple(s for s in (*outer[:-1], block, part) if extent_of(s) != 1)
+        fixed: Values = {s: 0 for s in (block, part) if s not in shared}
+        work = self._work() * width * dims.minimum(rows, ROWS)
+        return self._over(shared, lambda v: write({**v, **fixed}), work)
 
     def _row(self, inner: Symbol, values: Values) -> None:
         """A row, cut where conditions change."""
@@ -337,6 +342,13 @@ class _Lowering:
                 length = block
             write_at_wraparound(self.rows, inner, {}, index * block, length)
         return Nest(self.builder.block(), self._work() * block)
+
+
+def _up_to(extent: Size, begin: Size, most: Size) -> Size:
+    """How many of `extent` elements a block of at most `most` has that starts at `begin`."""
+    if begin == 0 or (isinstance(extent, int) and isinstance(most, int) and extent % most == 0):
+        return dims.minimum(extent, most)
+    return dims.minimum(extent - begin, most)
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
