@@ -1,4 +1,4 @@
-"""What we want to reach, and whether the results do."""
+"""The goals, and whether the results meet them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 MOST_NAMES = 20
-"""So many are told where none is like those asked for."""
+"""How many names an error lists if none is like those asked for."""
 
 
 def chosen(section: str, names: Iterable[str], only: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Interleaved measurements in one process, so that slow phases of the machine meet all runs alike.
+"""Interleaved measurements in one process, so that slow phases of the machine affect all alike.
 
 `bessemer.frontends.cli.bench_rounds` interleaves systems that have a process each.
 """

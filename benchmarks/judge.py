@@ -1,4 +1,4 @@
-"""How far results are from the network evaluated in float64, in a process with a time limit.
+"""Measures errors against the network evaluated in float64, in a process with a time limit.
 
     python -m benchmarks.judge MODEL INPUTS.npz OUTPUTS.npz ...
 

@@ -1,7 +1,7 @@
 """Models against other systems: each system in a process of its own, their runs interleaved.
 
 A row is a model at a number of threads, with the times of all systems; our bf16 is compared with
-openvino's, in the same rounds. A model that somebody cannot run is a row all the same.
+openvino's, in the same rounds. A model that one of them cannot run has a row all the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the models of the corpus take: sizes for two runs, and numbers that mean something to them.
+"""The inputs of the corpus's models: sizes for two runs, and plausible values.
 
 A recipe is found by a model's id; a model without one gets random numbers and sizes of 1.
 """

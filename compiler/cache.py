@@ -143,7 +143,7 @@ def _entries(folder: Path) -> list[tuple[Path, float, int]]:
 
 
 def _remove(place: Path) -> None:
-    """Moves an entry away, then removes it: nobody finds half of one."""
+    """Moves an entry away, then removes it: no process finds half of one."""
     with suppress(OSError), tempfile.TemporaryDirectory(dir=place.parent, prefix=_UNFINISHED) as at:
         os.replace(place, Path(at) / "entry")
 

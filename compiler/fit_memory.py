@@ -24,7 +24,7 @@ from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.machine import Target
 
 TYPICAL = 64
-"""What a symbol is taken for where nobody says what it will be."""
+"""The assumed value of a symbol without a hint."""
 TRIES = 5
 
 

@@ -1,4 +1,4 @@
-"""Bytes as people write them."""
+"""Reads numbers of bytes as people write them, such as 512M."""
 
 from __future__ import annotations
 

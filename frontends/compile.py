@@ -187,7 +187,7 @@ class _Request:
             return load_code(*found, machine_of(target), options.threads)
         with kept.new(key) as entry:
             made = self._built(options, keep=entry.write_weights)
-            # Of a file that has changed meanwhile nobody knows what was compiled.
+            # If the file has changed meanwhile, it is not known which content was compiled.
             if not isinstance(self.model, (str, Path)) or self._key(options) == key:
                 entry.finish(made.code)
         return load_code(made.code, made.weights, machine_of(made.target), options.threads)

@@ -1,4 +1,4 @@
-"""The same network in float64: evaluated by the interpreter, it says who is more exact.
+"""The same network in float64, evaluated by the interpreter: the reference for accuracy.
 
 Everything that is a float becomes float64, the weights keep their values. What rounds on purpose,
 such as quantization, still rounds, for it goes through integers.

@@ -1,4 +1,4 @@
-"""The content of a model as bytes: the part of the compile cache's key that stands for the model.
+"""The content of a model as bytes: the model's part of the compile cache's key.
 
 A file is recognized without onnx, so that loading a model from the cache need not import it.
 """

@@ -1,4 +1,4 @@
-"""From the shapes of the inputs to the values of the symbols."""
+"""Binds symbols: computes their values from the shapes of the inputs."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def data_dependent_row(
 class PythonSide:
     """What the machine code shares with Python, or leaves to it.
 
-    `idle` holds the addresses of contexts that nobody uses; the code takes one from its end and
+    `idle` holds the addresses of idle contexts; the code takes one from its end and
     puts it back. `blocks` are those of an OutputPool. What does not look as planned is for `first`,
     and if that returns None and it still does not, for `fallback`. `failed(context, status)`
     raises.

@@ -83,7 +83,7 @@ def _prefixes(names: set[str], marks: tuple[str, ...]) -> list[str]:
 def _choose(path: Path, prefixes: list[str], trainings: list[str], name: str) -> str:
     if trainings and not prefixes:
         raise ArtifactError(
-            f"{path} trains '{trainings[0]}': it is for C programs. What it has learnt is in its "
+            f"{path} trains '{trainings[0]}': it is for C programs. Its weights are in its "
             "checkpoints, which Trainer.restore reads."
         )
     if not prefixes:

@@ -19,7 +19,7 @@ from bessemer.runtime.arrays import Array, aligned_bytes, aligned_in
 
 
 def _references_of_one() -> int:
-    """How many references a loop over a list counts for a block that nobody else holds."""
+    """How many references a loop over a list counts for a block that has no other holder."""
     for block in [np.empty(0, np.uint8)]:
         return sys.getrefcount(block)
     return 0
@@ -51,7 +51,7 @@ class OutputPool:
             self.blocks.clear()
 
     def _taken(self, size: int) -> Array:
-        """A block that nobody uses, of this size or somewhat larger; it stays in the pool."""
+        """An unused block of this size or somewhat larger; it stays in the pool."""
         with self._lock:
             for block in self.blocks:
                 if size <= block.nbytes <= 2 * size and sys.getrefcount(block) == _UNUSED:

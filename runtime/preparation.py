@@ -1,5 +1,4 @@
-"""What operators do with strings and encoded pictures before a run: the compiled code has no part
-in it.
+"""Operators on strings and encoded pictures, which run in Python before the compiled code.
 
 A model's Strings list the steps; each applies one of STEPS to arrays by name. Arrays of strings are
 NumPy arrays of objects, every one a str. Regular expressions are those of Python's re, with ASCII

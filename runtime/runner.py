@@ -178,7 +178,7 @@ class Runner:
         return [self.native.arena_bytes(handle) for handle in list(self._idle)]
 
     def trim(self) -> None:
-        """Gives back all contexts that nobody uses but one, that one's arena, and the pool."""
+        """Releases all idle contexts but one, that one's arena, and the pool."""
         self._pool.clear()
         call = self.take()
         self.native.trim(call.handle)

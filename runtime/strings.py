@@ -1,4 +1,4 @@
-"""Models with strings: they come in as places in the model's table, and go out as such.
+"""Strings in inputs and outputs of a model: the compiled code sees indices into the model's table.
 
 A string that is not in the table gets a place behind its end, the same within one call: so equal
 strings are equal numbers, and what goes through unread comes out as it was.

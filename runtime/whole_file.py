@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, also where a process is killed.
 
 They are made beside their place, under a name that begins with a dot and ends with .part, and
-renamed. Who makes one holds a lock on it; one that nobody holds was left by a process that was
+renamed. Who makes one holds a lock on it; one whose lock is free was left by a process that was
 killed, and is removed when the same file is written the next time.
 """
 

@@ -1,4 +1,4 @@
-"""Softmax, norms and losses: every row is read once and written once, if all goes well."""
+"""Softmax, norms and losses: ideally, each row is read once and written once."""
 
 from __future__ import annotations
 

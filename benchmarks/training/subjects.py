@@ -149,7 +149,7 @@ def _resnet(width: int) -> Any:
 
 
 class _Lstm(nn.Module):
-    """Two layers; the class is told by the last state."""
+    """Two layers; the last state gives the class."""
 
     def __init__(self) -> None:
         super().__init__()

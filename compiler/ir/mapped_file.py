@@ -16,7 +16,7 @@ from bessemer.compiler.ir.types import Array
 
 
 class MappedFile(mmap.mmap):
-    """A file's bytes, which nobody writes here. The file must not become shorter meanwhile."""
+    """A file's bytes, read-only. The file must not become shorter meanwhile."""
 
     def __new__(cls, descriptor: int, size: int) -> Self:
         return super().__new__(cls, descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)

@@ -156,7 +156,7 @@ class GraphRewriter:
         return named
 
     def finish(self) -> Graph:
-        """The new graph, without constants that nobody reads; the old one if nothing changed."""
+        """The new graph, without constants that are never read; the old one if nothing changed."""
         outputs = tuple(self.now(value) for value in self.graph.outputs)
         if not self.changed and outputs == self.graph.outputs:
             return self.graph

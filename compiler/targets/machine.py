@@ -39,7 +39,7 @@ class Target:
     rounds f32 to bf16.
     `has_tiles`: products of tiles of 16 rows x 64 bytes, of bf16 or of bytes (AMX).
     `last_cache`: bytes of the last cache; kernels that read and write more use streaming
-    stores. 0 for machines where that does not pay, or nobody has tried.
+    stores. 0 for machines where that does not pay, or was not measured.
     `l1_ways` is the number of lines in a set of the first-level cache.
     `vector_letter` is by what inline assembly names a register that barriers between the steps of a
     product hold; "" where they hold none.

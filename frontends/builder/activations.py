@@ -119,7 +119,7 @@ def thresholded_relu(x: Tensor, threshold: float = 1.0) -> Tensor:
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """x where it is positive, else slope · x, with a slope that is learnt."""
+    """x where it is positive, else slope · x, with a slope that is trained."""
     return where(x < 0.0, x * slope, x)
 
 

@@ -1,4 +1,4 @@
-"""What parameters are at first: numbers drawn from a generator of the parameter's own.
+"""Initial values of parameters: each parameter has a random generator of its own.
 
 It depends on a seed and the parameter's name. A network with one more layer, or with its
 layers in another order, gives every parameter that keeps its name the same numbers.

@@ -1,4 +1,4 @@
-"""Activations as layers, for those who like to see them in a list; the functions do as well."""
+"""Activations as layers, for use in a `Sequential`; activations.py has the functions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ThresholdedReLU(Layer):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PReLU(Layer):
-    """Leaky ReLU with a slope for every channel, or one for all, that is learnt (weight)."""
+    """Leaky ReLU with a slope for every channel, or one for all, that is trained (weight)."""
 
     shared: bool = False
     slope: Initializer = field(default=Constant(0.25))

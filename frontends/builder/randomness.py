@@ -1,4 +1,4 @@
-"""Random numbers in a network: others at each step of training, and each time they are drawn.
+"""Random numbers in a network: new ones at each step of training, and for each draw.
 
 Without training they are the same in every run. They depend on the path of the layer that draws
 them, how often it has, and the step; on no seed of the network, nor on the number of threads.

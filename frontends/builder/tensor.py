@@ -1,4 +1,4 @@
-"""Tensors of a network being written: arithmetic on them adds nodes to its graph.
+"""Tensors of a network being built: arithmetic on them adds nodes to its graph.
 
 Shapes may hold symbols (`x.shape[0]` of a symbolic batch is one, and can be computed with).
 Operands broadcast by NumPy's rules; a number takes the tensor's element type.

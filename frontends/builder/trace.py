@@ -1,4 +1,4 @@
-"""A network while its layers are applied: the graph being written, and the parameters found so far.
+"""A network while its layers are applied: the graph being built, and its parameters so far.
 
 Layers have paths ("encoder.blocks.2.attention"), made from the names of the fields that hold them,
 and parameters have the layer's path and their own name. A layer that is applied twice has one path

@@ -72,7 +72,7 @@ def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str
 
 
 def check_folders(*files: Path | None) -> None:
-    """Work may take long: a file that cannot be written in the end is told before."""
+    """Raises CompileError for files that cannot be written, before the work that may take long."""
     for file in filter(None, files):
         if not file.absolute().parent.is_dir():
             raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
@@ -86,7 +86,7 @@ def check_folders(*files: Path | None) -> None:
 
 
 def note_crowding(threads: int, quiet: bool) -> None:
-    """Tells of threads that have to share processors."""
+    """Writes a note if threads have to share processors."""
     allowed = len(os.sched_getaffinity(0))
     if threads > allowed and not quiet:
         most = count_of(allowed, "processor")

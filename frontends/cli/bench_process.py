@@ -1,4 +1,4 @@
-"""Starts and drives the processes that measure; see bench_worker.py for what is said."""
+"""Starts and drives the processes that measure; bench_worker.py has the protocol."""
 
 from __future__ import annotations
 

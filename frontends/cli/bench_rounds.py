@@ -1,5 +1,5 @@
-"""Interleaved measurements of several systems, so that slow phases of the machine meet all
-alike."""
+"""Interleaved measurements of several systems, so that slow phases of the machine affect
+all alike."""
 
 from __future__ import annotations
 

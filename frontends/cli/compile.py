@@ -154,7 +154,7 @@ def _compile_for_device(job: _Job, options: Options) -> None:
 
 
 def _check_place(output: Path, tuning: Path | None, linker: str, machine: Target) -> None:
-    """Compiling may take long: what cannot be written in the end is told before."""
+    """Raises an error for an output that cannot be written, before the work that may take long."""
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
     arguments.check_folders(output, tuning)

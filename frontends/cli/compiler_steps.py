@@ -1,4 +1,4 @@
-"""The way of a model through the compiler, as far as somebody wants to look."""
+"""Runs the compiler as far as the step that `inspect` shows."""
 
 from __future__ import annotations
 

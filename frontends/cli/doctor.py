@@ -1,4 +1,4 @@
-"""`bessemer doctor`: what there is here to compile with, and whether it works."""
+"""`bessemer doctor`: this machine's software, processor, linkers and cache, and a self test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of commands end with; 0 is success."""
+"""The exit codes of the commands; 0 is success."""
 
 WRONG_MODEL, UNSUPPORTED, FAILED_RUN, BUG = 1, 3, 4, 5
 """2 is a usage error, which typer finds."""

@@ -51,7 +51,7 @@ def inputs_for(
     model: CompiledModel | DeviceModel, path: Path, dims: Mapping[str, int], seed: int,
     quiet: bool = False,
 ) -> dict[str, Array]:  # fmt: skip
-    """Random inputs for a model; what decides their sizes is told on stderr."""
+    """Random inputs for a model; a note on stderr says which sizes they have."""
     signature = model.signature
     sizes = default_sizes(model.inputs, signature.symbols[: signature.input_symbols])
     symbols = tuple(sizes)

@@ -125,7 +125,7 @@ class Phases:
 
 @contextmanager
 def spinner(text: str, quiet: bool = False) -> Iterator[Any]:
-    """Shows that work goes on, where somebody is looking; `update` of what it gives changes it."""
+    """A spinner on stderr, if that is a terminal; `update` of what it gives changes its text."""
     err = console(stderr=True)
     with err.status(Text(text)) as status:
         if quiet or not err.is_terminal:

@@ -1,4 +1,4 @@
-"""Other systems that run ONNX models, as far as they are installed, behind one kind of function."""
+"""Other systems that run ONNX models, if installed, each as a function of the inputs."""
 
 from __future__ import annotations
 

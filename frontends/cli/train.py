@@ -120,7 +120,7 @@ def _write_networks(found: Experiment, files: Sequence[Path]) -> None:
 def _show(
     found: Experiment, history: History, seconds: float, files: Sequence[Path], as_json: bool
 ) -> None:
-    """What training came to, with a test of it if there is data for one."""
+    """The results of the training, and of a test if there is data for one."""
     tested = found.trainer.evaluate(found.test) if found.test is not None else None
     if as_json:
         print_json(
@@ -172,7 +172,7 @@ def _first_batch(found: Experiment) -> Data:
 
 
 def _check_place(file: Path, suffixes: tuple[str, ...]) -> None:
-    """Training takes long: what cannot be written in the end is told before."""
+    """Raises an error for an output that cannot be written, before the training."""
     if suffixes and file.suffix not in suffixes:
         raise typer.BadParameter(f"{file}: the suffix must be one of {', '.join(suffixes)}.")
     arguments.check_folders(file)
@@ -208,7 +208,7 @@ def _fit(
 
 @contextmanager
 def _bar(quiet: bool) -> Iterator[Progress]:
-    """A progress bar on stderr, where somebody is looking."""
+    """A progress bar on stderr, if that is a terminal."""
     shown = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console(stderr=True), disable=quiet or not sys.stderr.isatty(), transient=True,

@@ -37,7 +37,7 @@ class Subgraphs(Protocol):
 
     @property
     def learns(self) -> bool:
-        """Whether the model's floats may be learnt."""
+        """Whether the model's floats may be trained."""
 
     @property
     def strings(self) -> ModelStrings:

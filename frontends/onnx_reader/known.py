@@ -1,7 +1,7 @@
 """What is known of a value while the model is read: its elements, or exact formulas for them.
 
 The builder follows integers. Exporters also compute sizes in floats, floor(float(height) * 2.0):
-such chains are followed here, as exact fractions, when somebody asks; and constant arithmetic of
+such chains are followed here, as exact fractions, on demand; and constant arithmetic of
 any type is carried out.
 """
 

@@ -1,4 +1,4 @@
-"""How large and deep a model may be: a model is a stranger's file, and reading it must stay cheap.
+"""Limits on a model's size and depth: models are untrusted files, and reading one must stay cheap.
 
 The numbers are far above any network known, and far below what hurts.
 """

@@ -39,7 +39,7 @@ class ModelState:
     functions: Mapping[FunctionKey, onnx.FunctionProto]
     files: ExternalFiles
     learns: bool = False
-    """Whether the model's floats may be learnt: then nodes read them, and nothing made of them."""
+    """Whether the model's floats may be trained: then nodes read them as they are."""
     detached_weights: Mapping[int, memoryview] = field(default_factory=dict)
     """Bytes of tensors that lack them, by the tensor's id."""
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order

@@ -70,7 +70,7 @@ def read_onnx(
     that has an initializer is a constant unless its value is None. With `mapped` the graph's
     weights may stay in the file, which nobody may change then. With `broadcasts` an input may be 1
     where it broadcasts; without, it is as long as what it meets. With `learns` nodes read the
-    floats that may be learnt as they are in the file.
+    floats that may be trained as they are in the file.
     Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
     everything at once, for one that Bessemer cannot compile.
     """
@@ -98,7 +98,7 @@ def read_onnx(
 class _Reading:
     """A model that is read again and again, each time knowing more of it.
 
-    What is learnt on the way: input dimensions that are one and the same; and choices that ranks
+    What is found on the way: input dimensions that are one and the same; and choices that ranks
     depend on (an If whose branches give different ones, a Squeeze of all axes of size 1). One
     option is tried, then the other: what comes after, or the output's declared rank, rarely accepts
     both.

@@ -112,7 +112,7 @@ class Emitter:
         self._stored[value] = stored
 
     def is_stored(self, value: Value) -> bool:
-        """Whether somebody has said where a value is."""
+        """Whether a value's tensor is known."""
         return value in self._stored
 
     def stored(self, value: Value) -> Stored:

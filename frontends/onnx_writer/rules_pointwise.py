@@ -232,7 +232,7 @@ RULES.update({name: _pointwise(formula) for name, formula in FORMULAS.items()})
 
 @rule("transpose")
 def write_transpose(emitter: Emitter, node: Node) -> None:
-    """Remembered, and written when somebody needs it."""
+    """Remembered, and written when it is needed."""
     (x,) = node.inputs
     stored = emitter.stored(x)
     if not stored.is_whole(x):
@@ -246,7 +246,7 @@ def write_transpose(emitter: Emitter, node: Node) -> None:
 
 @rule("broadcast_to")
 def write_broadcast(emitter: Emitter, node: Node) -> None:
-    """Remembered, and written when somebody needs it."""
+    """Remembered, and written when it is needed."""
     emitter.put(node.output, emitter.stored(node.inputs[0]))
 
 

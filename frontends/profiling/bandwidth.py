@@ -1,4 +1,4 @@
-"""How fast this machine moves bytes: reading and copying, out of every level of its caches.
+"""Measures the bandwidth of this machine: reading and copying, from each level of its caches.
 
 Measured with plain vector loads and stores, as compiled kernels have them, on as many threads as
 the model runs on, each with memory of its own: from when the first begins to when the last ends, as

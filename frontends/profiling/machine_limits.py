@@ -1,4 +1,4 @@
-"""What bounds a kernel on this machine: its multipliers and the levels of its memory, measured."""
+"""The limits of this machine for rooflines, measured: multiply-adds, and each level of memory."""
 
 from __future__ import annotations
 

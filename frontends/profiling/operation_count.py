@@ -1,4 +1,4 @@
-"""How many arithmetic operations a graph asks for, whatever the compiler makes of it.
+"""Counts the arithmetic operations of a graph, independently of how it is compiled.
 
 A multiplication and an addition of a matrix product or convolution are two, as everybody counts
 them; anything else counts one for each element that it reads or writes. Moving data counts nothing.

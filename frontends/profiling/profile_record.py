@@ -1,4 +1,4 @@
-"""The times that a profiled model has left in its memory (codegen/support/clock.py)."""
+"""Reads the times that a profiled model has written to its memory (codegen/support/clock.py)."""
 
 from __future__ import annotations
 

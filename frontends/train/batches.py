@@ -1,4 +1,4 @@
-"""Mini-batches: rows of the data in a random order, images perhaps moved a little."""
+"""Mini-batches: rows of the data in a random order, with augmentation of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operator of a step first made a NaN or an infinity that reached the loss, or the new state.
+"""Finds the operator that first made a NaN or an infinity which reached the loss or the state.
 
 The step is computed again, node by node, from the batch and the state as they were. What is not
 finite on purpose is left out: an infinity that nobody made NaN of and that never reached a result,

@@ -1,4 +1,4 @@
-"""What a trainer is made of is looked at first: what does not fit is told with what would."""
+"""Checks a trainer's arguments: an error says what does not fit, and what would."""
 
 from __future__ import annotations
 

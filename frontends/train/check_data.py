@@ -1,4 +1,4 @@
-"""Data is looked at before training starts: what does not fit is told with its name and row."""
+"""Checks data before training starts: an error names the array and the row that do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course of a training: what one call of `Trainer.fit` goes through, and whom it tells."""
+"""One call of `Trainer.fit`: its epochs, and the callbacks that it reports to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data to train on: the small real sets that packages carry."""
+"""Small real data sets, from packages that carry them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one looks at when a network does not learn: the gap of over-fitting, and learning rates."""
+"""For networks that do not learn: the overfitting gap, and a sweep of learning rates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bessemer.frontends.train.trainer import Trainer, TrainingError
 
 
 def overfitting_gap(history: History, name: str = "loss") -> list[float]:
-    """After each epoch, how much worse a number is on validation data than on the data learnt from.
+    """After each epoch, how much worse a number is on validation data than on training data.
 
     Of losses; of a share that is right, the gap is what is missing, so it is turned around.
     """
     try:
-        learnt, validated = history.epochs[name], history.epochs[f"validation {name}"]
+        trained, validated = history.epochs[name], history.epochs[f"validation {name}"]
     except KeyError:
         raise CompileError(f"The history has no {name} of both training and validation.") from None
     sign = 1.0 if name.endswith(("loss", "error")) else -1.0
-    return [sign * (there - here) for here, there in zip(learnt, validated, strict=True)]
+    return [sign * (there - here) for here, there in zip(trained, validated, strict=True)]
 
 
 @dataclass(frozen=True)

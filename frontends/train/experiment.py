@@ -1,4 +1,4 @@
-"""An experiment: a trainer, its data, and how long to train. Files say what is in one.
+"""An experiment: a trainer, its data, and how long to train; a TOML or Python file describes one.
 
 A Python module has an Experiment called `experiment`, or a function of that name that makes one. A
 TOML file is read by experiment_toml.py.
@@ -97,7 +97,7 @@ def load_module(path: Path) -> ModuleType:
 
 @contextmanager
 def errors_of_file(path: Path) -> Iterator[None]:
-    """While code of this Python file runs: what it raises is told as CompileError, with the line of
+    """While code of this Python file runs: what it raises becomes a CompileError, with the line of
     the file. Bessemer's own errors come through."""
     try:
         yield

@@ -81,7 +81,7 @@ _TABLES = (
 
 
 class _Table:
-    """A table of the file; what nobody has taken from it in the end is an error."""
+    """A table of the file; an entry that was not taken from it in the end is an error."""
 
     def __init__(self, where: str, entries: object) -> None:
         if not isinstance(entries, Mapping):
@@ -114,7 +114,7 @@ class _Table:
             raise CompileError(f"{self.where}: {error}") from None
 
     def close(self) -> None:
-        """Raises CompileError for entries that nobody knows."""
+        """Raises CompileError for unknown entries."""
         if self.entries:
             raise CompileError(f"{self.where} has no {', '.join(self.entries)}.")
 

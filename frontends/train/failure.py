@@ -1,4 +1,4 @@
-"""What is told when training fails for a NaN or an infinity, and how its maker is found.
+"""The error of a training that meets a NaN or an infinity, and the search for its origin.
 
 A loss that is not finite stops its step before the state changes, and the step tells what is to
 blame. Gradients are not looked at, that would cost every step time: what overflows on the way back

@@ -1,7 +1,7 @@
-"""Which constants of a file were never learnt, by their numbers.
+"""Recognizes constants of a file that were never trained, by their values.
 
 Exporters fold what they can, so masks, positions and rotations stand among the weights, under names
-that say nothing. What such tables look like, nothing that was learnt or drawn at random does.
+that say nothing. Nothing that was trained or drawn at random looks like such a table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_fixed(array: Array) -> bool:
 
 
 def is_of_positions(array: Array) -> bool:
-    """Whether these are frequencies of positions, or rotations: no weight is drawn or learnt so."""
+    """Whether these are frequencies of positions, or rotations: weights never are."""
     x = np.asarray(array, np.float64)
     return x.size > 1 and (_fades(x) or _turns(x))
 

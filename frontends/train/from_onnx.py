@@ -96,7 +96,7 @@ def network_from_onnx(
         read_onnx(modes.training, dims=dims, broadcasts=False, learns=True) if modes else graph
     )
     if graph.strings is not None:
-        raise CompileError(f"{loaded.label} takes or gives strings, which cannot be learnt from.")
+        raise CompileError(f"{loaded.label} takes or gives strings, which cannot be trained.")
     if not graph.inputs:
         raise CompileError(f"{loaded.label} has no inputs, so there is nothing to learn from.")
     known = _constants(graph)

@@ -1,4 +1,4 @@
-"""How training has gone: the loss of every step, what every epoch came to, and the best state."""
+"""The history of a training: each step's loss, each epoch's numbers, and the best state."""
 
 from __future__ import annotations
 

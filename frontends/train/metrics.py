@@ -1,4 +1,4 @@
-"""Metrics: what is told of a batch besides its loss; functions as losses are."""
+"""Metrics: numbers reported for a batch besides its loss. They are functions, as losses are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs brought to one size: (x - center) * scale, fitted on the data that is learnt from.
+"""Normalizes inputs: (x - center) * scale, with statistics of the training data.
 
 It is the first part of the network: its numbers are parameters that training does not move, so that
 checkpoints keep them, exported networks carry them, and validation is measured by the same ones.

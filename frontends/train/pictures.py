@@ -1,4 +1,4 @@
-"""Pictures of training, drawn by matplotlib (the extra `train`) into a .png, .svg or .pdf file."""
+"""Plots of a training, drawn by matplotlib (the extra `train`) into a .png, .svg or .pdf file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules: what the learning rate is multiplied with at each step, counted from 0."""
+"""Schedules: the factor of the learning rate at each step, counted from 0."""
 
 from __future__ import annotations
 

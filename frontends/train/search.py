@@ -1,4 +1,4 @@
-"""Hyper-parameter search: points of a space, tried one after the other, kept in a file.
+"""Hyper-parameter search: points of a space are tried one after the other, and kept in a file.
 
     space = {"rate": Range(1e-4, 1e-1, log=True), "width": Choice((32, 64, 128))}
     trials = search(loss_of, random_points(space, 20, seed=0), file=Path("trials.jsonl"))

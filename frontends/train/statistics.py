@@ -1,4 +1,4 @@
-"""Statistics of a training step, computed inside it: how large gradients and activations are."""
+"""Statistics of gradients and activations, computed inside of the training step."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ class Trainer:
         when the validation loss has not fallen for so many epochs, and the best state comes back.
         `checkpoint` is a file for the state after every epoch, after every so many steps (`every`)
         and on an interruption; if it is there, training goes on from it, to the same bits.
-        `report` is told every epoch's numbers; `progress`, after every step, how many batches were
+        `report` gets every epoch's numbers; `progress`, after every step, how many batches were
         done since the first epoch, and how many an epoch has.
         """
         for name, given in (("epochs", epochs), ("patience", patience), ("every", every)):

@@ -1,4 +1,4 @@
-"""ONNX files that were exported for training, and the networks for inference that they stand for.
+"""Converts networks of ONNX files exported for training to inference mode.
 
 torch.onnx.export(..., training=TrainingMode.TRAINING) writes batch normalization that uses the
 batch's statistics and updates the running ones, and dropout that is active. A step of training

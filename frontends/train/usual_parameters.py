@@ -1,5 +1,5 @@
 """Finds the initializers of an ONNX file that are usually trained: those in the places of weights.
-Where no initializer is one, the outputs of Constant nodes are taken in their stead.
+Where no initializer is one, the outputs of Constant nodes are taken instead.
 
 Exporters do not always write a parameter where it is read. It may pass through nodes that they do
 not fold: it may be transposed, cut or joined, and a scale may be the exponential of it. So
@@ -27,7 +27,7 @@ _PLACES = {
     "RMSNormalization": (1,), "ScatterElements": (0, 2), "ScatterND": (0, 2),
     "SimplifiedLayerNormalization": (1,), "Where": (1, 2),
 }  # fmt: skip
-"""Where ONNX's operators take what is learnt."""
+"""Where ONNX's operators take what is trained."""
 _TABLES = frozenset(
     {
         "Add", "Concat", "Div", "Gather", "GatherElements", "GatherND", "Mul", "ScatterElements",
@@ -49,7 +49,7 @@ _MOVES = frozenset(
 )  # fmt: skip
 """Operators that leave numbers as they are."""
 _FUNCTIONS = frozenset({"Exp", "Sigmoid", "Softplus", "Tanh"})
-"""Of one number these are computed where it is learnt, as a temperature is; a formula's number has
+"""Of one number these are computed where it is trained, as a temperature is; a formula's number has
 been computed before the file was written."""
 _SIZES = frozenset({"Shape", "Size"})
 _ROUNDED = frozenset({"DequantizeLinear", "QuantizeLinear"})
@@ -61,7 +61,7 @@ _STATISTICS = (
 
 
 def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
-    """Those of the constants that are initializers and learnt as a rule, in order of their use.
+    """Those of the constants that are initializers and usually trained, in order of their use.
     If there are none, those that outermost Constant nodes make: some exporters write all weights
     so. Beside weights that are initializers, such nodes only have numbers of formulas."""
     initializers = {tensor.name for tensor in graph.initializer}
@@ -70,7 +70,7 @@ def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> 
 
 
 def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[str]) -> list[str]:
-    """Those of the constants that are among the given values and learnt as a rule."""
+    """Those of the constants that are among the given values and usually trained."""
     known = {
         name: array
         for name, array in constants.items()

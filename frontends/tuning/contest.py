@@ -1,4 +1,4 @@
-"""What tuners try of each kernel, and what has won: the same for processors and GPUs."""
+"""The candidates for each kernel, and the best so far: the same for processors and GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The restricted Boltzmann machine (Smolensky, 1986), learnt by contrastive divergence."""
+"""The restricted Boltzmann machine (Smolensky, 1986), trained by contrastive divergence."""
 
 from __future__ import annotations
 

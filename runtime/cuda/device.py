@@ -1,4 +1,4 @@
-"""A device: what code it runs, and memory of it that somebody holds."""
+"""A device: what code it runs, and allocations of its memory."""
 
 from __future__ import annotations
 

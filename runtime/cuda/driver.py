@@ -20,7 +20,7 @@ Triple = tuple[int, int, int]
 
 
 class DeviceError(RunError):
-    """The driver refused; `code` is its name for the reason, "" where it never came to a call."""
+    """The driver refused; `code` is its name for the reason, "" where there was no call."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)

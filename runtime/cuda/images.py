@@ -1,4 +1,4 @@
-"""Puts code on a device: as the cubin that was made for it, or else from PTX."""
+"""Loads code onto a device: the cubin that was made for it, or else PTX."""
 
 from __future__ import annotations
 

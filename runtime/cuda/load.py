@@ -1,4 +1,4 @@
-"""Models for GPUs out of their files."""
+"""Loads models for GPUs from their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as JSON's plain data, and back with every type checked.
+"""Converts frozen dataclasses to plain JSON data, and back with every type checked.
 
 A dataclass becomes an object with its class's name under "is", tuples become lists, mappings from
 numbers become lists of pairs. What is read back is built from the annotations alone: nothing in the

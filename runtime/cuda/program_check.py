@@ -1,4 +1,4 @@
-"""Whether a device program that was read from a file hangs together."""
+"""Checks that a device program that was read from a file is consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor maps: 128 bytes that tell the copy engine of a tensor's shape, made once a shape."""
+"""Tensor maps: 128 bytes that describe a tensor to the copy engine (TMA), made once per shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models on a GPU whose kernels' times are taken, each by itself, between two events.
+"""Models on a GPU whose kernels are timed one by one, each between two events.
 
 A kernel is measured in its place in a run: what it reads has just been computed. It is recorded
 many times into one graph, so that what a launch costs the host does not count.

@@ -1,7 +1,7 @@
 """Runs kernels of the loop language, one scalar at a time: the definition of that language.
 
 It is slow and vectorises nothing, so that what a statement or expression means can be read here.
-What a kernel may not rely on is made unpleasant: memory and locals that nobody has written hold
+What a kernel may not rely on is made to fail: memory and locals that were never written hold
 NaN or large numbers, and parallel loops run backwards.
 
 What numbers are, and what functions do to them, is in arithmetic.py.

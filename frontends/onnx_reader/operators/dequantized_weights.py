@@ -22,7 +22,7 @@ _Parameter = tuple[Array, int | None]
 def dequantized(context: NodeContext, x: Value) -> Dequantized | None:
     """What a matrix of floats is made of, if that is a constant of few bits.
 
-    A scale that a Mul reads may be learnt like any other factor, one of DequantizeLinear is not.
+    A scale that a Mul reads may be trained like any other factor, one of DequantizeLinear is not.
     """
     made = context.subgraphs.dequantized.get(x)
     return made if made is not None or context.subgraphs.learns else _by_arithmetic(context, x)
