@@ -66,10 +66,12 @@ def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> 
     so. Beside weights that are initializers, such nodes only have numbers of formulas."""
     initializers = {tensor.name for tensor in graph.initializer}
     made = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    return _learnt(graph, constants, initializers) or _learnt(graph, constants, made)
+    return _usual_among(graph, constants, initializers) or _usual_among(graph, constants, made)
 
 
-def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[str]) -> list[str]:
+def _usual_among(
+    graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[str]
+) -> list[str]:
     """Those of the constants that are among the given values and usually trained."""
     known = {
         name: array
@@ -89,15 +91,15 @@ def _learnt(graph: onnx.GraphProto, constants: Mapping[str, Array], given: Set[s
                 continue
             if known[name].size == 1 and not is_moved:
                 # One number inside of a formula, such as an exponent, is a part of it.
-                is_learnt = name in curved
+                is_trained = name in curved
             else:
-                is_learnt = _is_learnt(known[name], node, name, makers, is_moved)
-            if is_learnt:
+                is_trained = _is_trained(known[name], node, name, makers, is_moved)
+            if is_trained:
                 found[name] = None
     return list(found)
 
 
-def _is_learnt(
+def _is_trained(
     array: Array,
     node: onnx.NodeProto,
     name: str,

@@ -117,7 +117,7 @@ def test_integers_are_multiplied_as_integers() -> None:
     np.testing.assert_array_equal(y, x @ (weights.astype(np.int32) * 40001))
 
 
-def test_a_scale_is_learnt() -> None:
+def test_a_scale_is_trained() -> None:
     rng = np.random.default_rng(14)
     weights = rng.integers(-100, 100, (48, 40)).astype(np.int8)
     scale = rng.uniform(0.001, 0.002, (1, 40)).astype(np.float32)

@@ -162,7 +162,7 @@ def test_two_joint_sizes_that_are_both_kept_are_as_long() -> None:
 
 
 def test_gpus_and_training_have_one_size_for_both() -> None:
-    """A GPU would wait for the host to see a size, and rows that are learnt from are as many."""
+    """A GPU would wait for the host to see a size, and training rows are as many."""
     target = DEVICES["nvptx:sm_80"]
     made = build_model_for_device(parsed(_KEEPS_A), Options(target.name), target)
     assert {type(step).__name__ for step in made.artifact.steps} == {"LaunchStep"}

@@ -257,7 +257,7 @@ def test_an_unknown_category_is_nothing_or_an_error(tmp_path: Path, zeros: int) 
 
 def test_what_cannot_be_done_with_strings_is_said(tmp_path: Path) -> None:
     model = _encoder(tmp_path)
-    with pytest.raises(CompileError, match="takes or gives strings, which cannot be learnt from"):
+    with pytest.raises(CompileError, match="takes or gives strings, which cannot be trained"):
         network_from_onnx(model)
     with pytest.raises(CompileError, match="labels takes or gives strings: such models are not"):
         write_onnx(as_graph(model))

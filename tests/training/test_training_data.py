@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_learnt_from_is_refused_before_anything_is_compiled(name: str) -> None:
+def test_data_that_does_not_fit_is_refused_before_anything_is_compiled(name: str) -> None:
     data, options, text = REFUSED[name]
     trainer = _trainer()
     before = {each: array.copy() for each, array in trainer.state.items()}
@@ -252,9 +252,7 @@ def _wide(rows: int = 60) -> Arrays:
 
 
 @pytest.mark.parametrize("kind", ["standard", "range"])
-def test_normalization_is_fitted_on_the_rows_that_are_learnt_from(
-    kind: Any, tmp_path: Path
-) -> None:
+def test_normalization_is_fitted_on_the_training_rows(kind: Any, tmp_path: Path) -> None:
     data, file = _wide(), tmp_path / "state"
     layers = Sequential(hidden=Dense(6, relu), last=Dense(3))
     network = Network(layers, Input("x", ("batch", 4)), outputs=["logits"])
@@ -363,7 +361,7 @@ def _write(folder: Path, arrays: Arrays, texts: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_command_refuses_what_cannot_be_learnt_from(name: str, tmp_path: Path) -> None:
+def test_the_command_refuses_data_that_does_not_fit(name: str, tmp_path: Path) -> None:
     arrays, texts, expected = WRONG[name]
     code, _, err = run_command("train", _write(tmp_path, arrays, texts))
     assert code == 1

@@ -169,7 +169,7 @@ def _steps(file: Path) -> int:
 
 
 def test_early_stopping_brings_the_best_state_back() -> None:
-    """Noise cannot be learnt: what is right for it gets worse on the rows kept for validation."""
+    """Noise cannot be learned: the loss rises on the rows kept for validation."""
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((16, 5), np.float32), "y": rng.random((16, 2), np.float32)}
     held = {"x": rng.standard_normal((16, 5), np.float32), "y": rng.random((16, 2), np.float32)}
