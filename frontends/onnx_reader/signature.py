@@ -25,6 +25,9 @@ from bessemer.runtime.shapes import format_shape
 _TAKEN = {"min", "max"}
 """Words of the text form of sizes, beside Python's keywords: signatures are read as Python."""
 
+_UNNAMED = {"", "?", "-1", "None"}
+"""What exporters write in place of a name for "any size": two of them need not be equal."""
+
 
 @dataclass(eq=False)
 class DimensionNames:
@@ -117,10 +120,10 @@ def _size(
             raise CompileError(
                 f"input '{input_name}': dimension {axis} is {dim.dim_value}, which is not a size"
             )
-        case "dim_param" if dim.dim_param:
+        case "dim_param" if dim.dim_param not in _UNNAMED:
             check_name(dim.dim_param, f"input '{input_name}': dimension {axis}")
             return names.size(dim.dim_param)
-        case _:  # unset, or the 0 or -1 that old exporters write for "any"
+        case _:  # unset or unnamed, or the 0 or -1 that old exporters write for "any"
             return names.size(f"{input_name}_dim{axis}")
 
 
@@ -153,6 +156,6 @@ def dims_of_values(
             raise CompileError(f"{label}: no input is called '{name}'; its inputs: {listed}")
         dims = by_name[name].type.tensor_type.shape.dim
         for dim, size in zip(dims, () if array is None else array.shape):
-            if dim.dim_param:
+            if dim.dim_param not in _UNNAMED:
                 fixed[dim.dim_param] = size
     return fixed

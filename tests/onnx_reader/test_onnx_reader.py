@@ -199,15 +199,16 @@ def test_unknown_dimensions_get_names_that_are_identifiers() -> None:
     model = parsed("agraph (float[n] x) => (float[n] y) { y = Relu(x) }")
     tensor = model.graph.input[0].type.tensor_type
     del tensor.shape.dim[:]
-    for param in ("batch size", "batch-size", "1st", "", ""):
+    for param in ("batch size", "batch-size", "1st", "", "", "?", "?", "None"):
         dim = tensor.shape.dim.add()
         if param:
             dim.dim_param = param
     tensor.shape.dim[4].dim_value = -1
     graph = read_onnx(model)
-    assert graph.symbols == ("batch_size", "batch_size_2", "d_1st", "x_dim3", "x_dim4")
+    unnamed = tuple(f"x_dim{axis}" for axis in range(3, 8))
+    assert graph.symbols == ("batch_size", "batch_size_2", "d_1st", *unnamed)
     fixed = read_onnx(model, dims={"batch-size": 3, "x_dim4": 7})
-    assert str(fixed.inputs[0].type) == "f32[batch_size,3,d_1st,x_dim3,7]"
+    assert str(fixed.inputs[0].type) == "f32[batch_size,3,d_1st,x_dim3,7,x_dim5,x_dim6,x_dim7]"
     with pytest.raises(CompileError, match=r"no dimension is called 'seq'.*batch_size"):
         read_onnx(model, dims={"seq": 3})
 
