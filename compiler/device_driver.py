@@ -80,28 +80,26 @@ class DeviceCompilation:
         return [kernel for kernel, _ in _forms(self.program.steps)]
 
 
+_FOR_PROCESSORS: tuple[Pass, ...] = (
+    compute_half_wide,  # a GPU computes with 16-bit floats
+    keep_narrow_weights,  # a product of two types has no kernel
+    mask_leaves,  # each thread walks through the trees
+    multiply_pairs,  # byte weights are decoded for all rows, by decode_weights
+    separate_padding,  # kernels check the borders themselves
+    split_sums,  # all multiprocessors have a cache in common
+    sum_tap_planes,  # convolutions to few channels stay convolutions
+    total_gate_gradients,  # in a recurrence each row has threads of its own
+)
+_INSTEAD: dict[Pass, Pass] = {
+    store_bfloat16: store_bfloat16_everywhere,
+    decompose_conv_transpose: decompose_to_convolutions,
+}
+
+
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
-    """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
-    whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
-    rows, whose products are of 16-bit numbers wherever they may be, but not of two types, whose
-    threads walk through trees, whose convolutions to few channels, and transposed ones, are
-    convolutions, and whose processors have a cache in common: halves of sums gain them nothing."""
-    without = (
-        compute_half_wide,
-        keep_narrow_weights,
-        mask_leaves,
-        multiply_pairs,
-        separate_padding,
-        split_sums,
-        sum_tap_planes,
-        total_gate_gradients,
-    )
-    steps = [step for step in passes_of(options, target) if step not in without]
-    instead: dict[Pass, Pass] = {
-        store_bfloat16: store_bfloat16_everywhere,
-        decompose_conv_transpose: decompose_to_convolutions,
-    }
-    return (decode_weights, *(instead.get(step, step) for step in steps))
+    """The passes of a compilation for a GPU: those for processors, except some."""
+    steps = [step for step in passes_of(options, target) if step not in _FOR_PROCESSORS]
+    return (decode_weights, *(_INSTEAD.get(step, step) for step in steps))
 
 
 def build_for_device(graph: Graph, options: Options, target: DeviceTarget) -> DeviceCompilation:
