@@ -19,6 +19,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.passes.known_values import uniform
 from bessemer.compiler.passes.simplification.simplify_arithmetic import ARITHMETIC
+from bessemer.compiler.passes.simplification.simplify_blocks import BLOCKS
 from bessemer.compiler.passes.simplification.simplify_pools import POOLS
 from bessemer.compiler.passes.simplification.simplify_taps import TAPS
 from bessemer.compiler.passes.simplification.simplify_views import VIEWS
@@ -28,6 +29,7 @@ _RULES: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {
     **VIEWS,
     **POOLS,
     **TAPS,
+    **BLOCKS,
 }
 
 

@@ -201,30 +201,6 @@ def _reduce(rewriter: GraphRewriter, node: Node) -> Value | None:
     return None
 
 
-def _col2im(rewriter: GraphRewriter, node: Node) -> Value | None:
-    """Puts blocks that do not overlap beside each other, and cuts off what is outside of the
-    image."""
-    (x,) = node.inputs
-    image, strides, low = (node.attributes[name] for name in ("image", "strides", "low"))
-    rank = len(image)
-    blocks, kernel = x.type.shape[1 : 1 + rank], x.type.shape[1 + rank : 1 + 2 * rank]
-    if kernel != strides or any(step != 1 for step in node.attributes["dilations"]):
-        return None
-    whole = [count * size for count, size in zip(blocks, kernel)]
-    ends = [size - begin - end for size, begin, end in zip(whole, low, image)]
-    if not all(map(is_nonnegative, (*low, *ends))):
-        return None
-    pairs = [
-        axis for pair in zip(range(1, 1 + rank), range(1 + rank, 1 + 2 * rank)) for axis in pair
-    ]
-    ordered = rewriter.emit("transpose", x, permutation=(0, *pairs, 1 + 2 * rank))
-    samples, channels = x.type.shape[0], x.type.shape[-1]
-    joined = rewriter.emit("reshape", ordered, shape=(samples, *whole, channels))
-    return rewriter.emit(
-        "slice", joined, starts=(0, *low, 0), shape=node.output.type.shape, steps=(1,) * (rank + 2)
-    )
-
-
 VIEWS: dict[str, Rule] = {
     "reshape": _reshape,
     "transpose": _transpose,
@@ -233,7 +209,6 @@ VIEWS: dict[str, Rule] = {
     "concat": _concat,
     "pad": _pad,
     "gather": _gather,
-    "col2im": _col2im,
     **{f"reduce_{name}": _reduce for name in ("sum", "prod", "max", "min", "any", "all")},
 }
 """What each operator becomes, or None where it stays."""
