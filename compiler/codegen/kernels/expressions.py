@@ -16,6 +16,7 @@ from bessemer.compiler.codegen.kernels import calls, conversions, loads
 from bessemer.compiler.codegen.kernels.activation_patterns import recognized_function
 from bessemer.compiler.codegen.kernels.byte_tables import look_up
 from bessemer.compiler.codegen.kernels.indices import Indices
+from bessemer.compiler.codegen.kernels.nibble_tables import looked_up_difference
 from bessemer.compiler.codegen.kernels.quantization import quantized
 from bessemer.compiler.codegen.kernels.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.kernels.state import KernelState, number
@@ -165,7 +166,7 @@ class _Evaluation:
             mask = self._index_mask(node)
             if mask is not None:
                 return mask
-        function = self._joined(node)
+        function = self._joined(node) or looked_up_difference(self.state, self.value, node)
         if function is not None:
             return function
         one, other = _numbers(node.left), _numbers(node.right)

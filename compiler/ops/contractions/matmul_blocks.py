@@ -175,7 +175,7 @@ class _Product:
                     for k in range(some):
                         factor = builder.define(self.x[row, begin + k], "x").value
                         for place, pair in zip(panels, sums, strict=True):
-                            units = units_at(self.weights.packed, place, begin + k, j)
+                            units = units_at(self.weights.packed, place, begin + k, j, in_row=True)
                             for total, unit in zip(pair, units, strict=True):
                                 total.accumulate("add", factor * unit)
                         if self.weights.shifts is not None:

@@ -125,13 +125,20 @@ class Weights:
         return tuple(weights)
 
 
-def units_at(packed: Buffer, panel: Size, depth: Size, j: Size) -> tuple[Expression, Expression]:
-    """Columns j and 16 + j of a panel's row as f32, without the middle."""
+def units_at(
+    packed: Buffer, panel: Size, depth: Size, j: Size, in_row: bool = False
+) -> tuple[Expression, Expression]:
+    """Columns j and 16 + j of a panel's row as f32, without the middle. With a single row, decoding
+    takes most of the time, and four bits are written as a difference that a machine may look up
+    (codegen/kernels/nibble_tables.py); with more rows, lookups would wait for multiplications."""
     if packed.shape[-1] == PANEL:
         words = [convert(packed[panel, depth, at], u32) for at in (j, j + HALF)]
         return _unit(words[0], 128), _unit(words[1], 128)
     word = convert(packed[panel, depth, j], u32)
-    return _unit(word & 15, 8), _unit(binary("shr", word, 4), 8)
+    low, high = word & 15, binary("shr", word, 4)
+    if in_row:
+        return convert(low, f32) - 8.0, convert(high, f32) - 8.0
+    return _unit(low, 8), _unit(high, 8)
 
 
 def _unit(word: Expression, middle: int) -> Expression:
