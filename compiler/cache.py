@@ -13,8 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,10 +26,7 @@ from bessemer.compiler.codegen.artifact.link import Bytes, Code, weights_digest
 from bessemer.compiler.known_files import known_of_file
 from bessemer.runtime.artifact import Signature
 from bessemer.runtime.errors import ArtifactError
-
-_UNFINISHED = ".new."
-_ABANDONED = 24 * 3600.0
-"""Seconds after which an unfinished entry is what a crash has left."""
+from bessemer.runtime.whole_file import folder_beside, is_unfinished, remove_abandoned
 
 
 @dataclass(frozen=True)
@@ -73,25 +68,22 @@ class Cache:
             place: Path | None = None
             with suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                name = tempfile.TemporaryDirectory(dir=self.folder, prefix=_UNFINISHED)
-                place = Path(stack.enter_context(name)) / "entry"
-                place.mkdir()
+                place = stack.enter_context(folder_beside(self.folder / key))
             yield NewEntry(self, key, place)
 
     def trim(self, newest: str = "") -> None:
-        """Removes the entries that were not used for longest, until the others fit.
+        """Removes the entries that were not used for longest, until the others fit, and what killed
+        processes have left.
 
         `newest` is kept whatever it takes. An entry disappears at once; who has it open keeps it.
         """
-        room, now = self.limit, time.time()
-        entries = sorted(_entries(self.folder), key=lambda e: (e[0].name != newest, -e[1]))
-        for place, used, size in entries:
+        remove_abandoned(self.folder)
+        room = self.limit
+        for place, _, size in sorted(
+            _entries(self.folder), key=lambda e: (e[0].name != newest, -e[1])
+        ):
             room -= size
-            if place.name.startswith(_UNFINISHED):
-                unwanted = now - used > _ABANDONED
-            else:
-                unwanted = room < 0 and place.name != newest
-            if unwanted:
+            if room < 0 and place.name != newest:
                 _remove(place)
 
 
@@ -129,23 +121,22 @@ class NewEntry:
 
 
 def _entries(folder: Path) -> list[tuple[Path, float, int]]:
-    """The entries and what is left of unfinished ones: folder, time of last use, bytes."""
+    """The finished entries: folder, time of last use, bytes."""
     found = []
     with suppress(OSError), os.scandir(folder) as places:
         for place in places:
             with suppress(OSError):
-                unfinished = place.name.startswith(_UNFINISHED)
-                mark = place if unfinished else Path(place) / "manifest.json"
-                used = os.stat(mark).st_mtime
-                size = 0 if unfinished else sum(file.stat().st_size for file in os.scandir(place))
-                found.append((Path(place), used, size))
+                used = os.stat(Path(place) / "manifest.json").st_mtime
+                size = sum(file.stat().st_size for file in os.scandir(place))
+                if not is_unfinished(Path(place)):
+                    found.append((Path(place), used, size))
     return found
 
 
 def _remove(place: Path) -> None:
     """Moves an entry away, then removes it: no process finds half of one."""
-    with suppress(OSError), tempfile.TemporaryDirectory(dir=place.parent, prefix=_UNFINISHED) as at:
-        os.replace(place, Path(at) / "entry")
+    with suppress(OSError), folder_beside(place) as at:
+        os.replace(place, at / "entry")
 
 
 def _mapped(path: Path) -> Bytes:

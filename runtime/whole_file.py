@@ -38,7 +38,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _claimed(path: Path, is_folder: bool) -> Iterator[tuple[Path, int]]:
-    _remove_abandoned(path)
+    remove_abandoned(path.parent, path.name)
     part, handle = _made(path, is_folder)
     try:
         yield part, handle
@@ -54,18 +54,30 @@ def _made(path: Path, is_folder: bool) -> tuple[Path, int]:
         flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
         if is_folder:
             part.mkdir()
-        handle = os.open(part, flags, 0o666)
+        # Another process may find it before it is locked, and remove it.
+        try:
+            handle = os.open(part, flags, 0o666)
+        except FileNotFoundError:
+            if not is_folder:
+                raise
+            continue
         with suppress(OSError):  # there are file systems without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        # Another process may have found it without a lock, and removed it.
         if part.exists():
             return part, handle
         os.close(handle)
 
 
-def _remove_abandoned(path: Path) -> None:
-    for name in glob.glob(f".{glob.escape(path.name)}.*.part", root_dir=path.parent):
-        part = path.with_name(name)
+def is_unfinished(path: Path) -> bool:
+    """Whether this is a file or folder that is being made, or was left by a killed process."""
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Removes what killed processes have left in a folder: of all files, or of one."""
+    of_whom = glob.escape(name) if name else "*"
+    for found in glob.glob(f".{of_whom}.*.part", root_dir=folder):
+        part = folder / found
         with suppress(OSError):
             handle = os.open(part, os.O_RDONLY)
             try:

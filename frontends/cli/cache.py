@@ -14,6 +14,7 @@ from bessemer.compiler.known_files import forget_files
 from bessemer.compiler.options import cache_folder
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import format_bytes, print_json, write
+from bessemer.runtime.whole_file import is_unfinished
 
 
 def command(
@@ -58,7 +59,7 @@ def _entries(folder: Path | None) -> list[Path]:
     return [
         entry
         for entry in folder.iterdir()
-        if entry.is_dir() and ((entry / "manifest.json").exists() or entry.name.startswith(".new."))
+        if entry.is_dir() and ((entry / "manifest.json").exists() or is_unfinished(entry))
     ]
 
 

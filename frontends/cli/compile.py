@@ -148,6 +148,7 @@ def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune
 
 def _compile_for_device(job: _Job, options: Options) -> None:
     check_suffix(job.output)
+    arguments.check_folders(job.output)
     phases = Phases(device_phases(options.target), job.quiet)
     graph = job.graph(phases, broadcasts=False)
     write_device_artifact(graph, job.output, options, job.linker, phases, job.as_json, job.tuning)

@@ -25,6 +25,7 @@ from bessemer.frontends import models_in, zoo
 from bessemer.frontends.builder import Network
 from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.runtime.model import CompiledModel
+from bessemer.runtime.whole_file import folder_beside
 from tests.compiled_kernels import HERE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,11 +248,13 @@ def test_the_entry_that_was_not_used_for_longest_makes_room(
 
 
 def test_what_a_crash_has_left_is_removed(folder: Path) -> None:
-    for name in (".new.old", ".new.young"):
-        (folder / name / "entry").mkdir(parents=True)
-    os.utime(folder / ".new.old", (1000.0, 1000.0))
-    output(network())
-    assert [path.name for path in entries(folder) if path.name.startswith(".")] == [".new.young"]
+    left = folder / f".{'0' * 64}.1.2.part"
+    left.mkdir(parents=True)
+    (left / "model.weights").write_bytes(b"half of the wei")
+    with folder_beside(folder / "another process's") as part:
+        output(network())
+        assert [path for path in entries(folder) if path.name.startswith(".")] == [part]
+    assert len(entries(folder)) == 1
 
 
 def test_a_limit_that_is_no_number_is_refused(

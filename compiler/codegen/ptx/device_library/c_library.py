@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -28,6 +27,7 @@ from bessemer.runtime.artifact import DTYPE_CODES, ArrayInfo, Signature
 from bessemer.runtime.cuda.artifact import FiniteStep
 from bessemer.runtime.cuda.program_file import Form, PartPlaces, pack_with_places
 from bessemer.runtime.cuda.program_place import SECTION
+from bessemer.runtime.whole_file import folder_beside
 
 _INFO = """
 API const char *${prefix}_message(const ${prefix}_context *c) { return c ? c->message : ""; }
@@ -148,8 +148,7 @@ def save_library(
     command = linker_command(_ZIG_TARGET[machine], linker)
     header = path.with_suffix(".h")
     data, places = pack_with_places(forms)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        folder = Path(name)
+    with folder_beside(path) as folder:
         (folder / header.name).write_text(device_header(signature, levels_of(forms)))
         (folder / "model.bessemer").write_bytes(data)
         source = library_source(forms, header.name, "model.bessemer", places)
