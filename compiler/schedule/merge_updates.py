@@ -25,7 +25,8 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH, Nest
+from bessemer.compiler.schedule.nests.nest import Nest
+from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH
 from bessemer.compiler.schedule.update_in_product import Products
 from bessemer.compiler.schedule.update_loop import write_elements
 

@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.device.nests import DeviceNest, lower_device_nes
 from bessemer.compiler.schedule.device.sharing import mapping_of_statements
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import Nest
+from bessemer.compiler.schedule.nests.nest import Nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -26,7 +26,7 @@ from bessemer.compiler.schedule.device.rows import DeviceRow
 from bessemer.compiler.schedule.device.transpose import lower_device_transpose
 from bessemer.compiler.schedule.device.widths import dividing, width_along
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests.nests import Nest
+from bessemer.compiler.schedule.nests.nest import Nest
 from bessemer.compiler.schedule.nests.rows import Values
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -66,7 +66,9 @@ class _DeviceBuilder(ProgramBuilder):
         def attends(found: Attention) -> bool:
             return may_attend(found, graph, self.lowering.target, self.lowering.precision)
 
-        return form_groups(graph, attends, by_pairs=False, by_regions=False, by_squares=False)
+        return form_groups(
+            graph, attends, by_pairs=False, by_regions=False, by_squares=False, by_columns=False
+        )
 
     def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:
         launches = lower_device_attention(group, grouping, self.lowering)

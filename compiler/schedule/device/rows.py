@@ -64,7 +64,7 @@ class DeviceRow(RowWriter):
             element = self._fetched(element, inner)
         element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
-        self._store_row(element, inner, offset, start, extent)
+        self.store_row(element, inner, offset, start, extent)
 
     def _fetched(self, element: Expression, inner: Symbol) -> Expression:
         """The element with the loads that several loops do replaced by reads of registers, which

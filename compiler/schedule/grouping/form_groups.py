@@ -11,7 +11,8 @@ are all in one group and that group can take it without computing anything twice
                      own shape: that becomes the epilogue
     reductions       if the root has the reduction's shape (its epilogue), or if the group works on
                      rows: all its reductions run over the same trailing axes, so that a row is
-                     loaded once into cache (softmax, norms, losses)
+                     loaded once into cache (softmax, norms, losses); or over the same few elements
+                     along other axes (columns.py)
     the rest         statement kernels and control flow stand alone
 
 The right operand of a contraction, where it is not a constant, is packed by a group of its own.
@@ -59,15 +60,16 @@ def form_groups(
     by_pairs: bool = True,
     by_regions: bool = True,
     by_squares: bool = True,
+    by_columns: bool = True,
 ) -> Grouping:
     """The groups of a graph. The graphs of its regions have groups of their own.
 
     `wanted` says which attentions become one group each. If `by_pairs`, products of bfloat16 and
     bytes read two or four neighbours along the depth at once; if `by_regions`, convolutions with
     much padding may read the image without it; if `by_squares`, transposes are done by squares in
-    registers.
+    registers; if `by_columns`, softmax and norms over axes before the last are one group.
     """
-    return _Former(graph, wanted, by_pairs, by_regions, by_squares).form()
+    return _Former(graph, wanted, by_pairs, by_regions, by_squares, by_columns).form()
 
 
 def separate_groups(graph: Graph) -> Grouping:
@@ -89,12 +91,13 @@ class _Former:
         by_pairs: bool,
         by_regions: bool,
         by_squares: bool,
+        by_columns: bool,
     ) -> None:
         self.graph = graph
         self.by_pairs = by_pairs
         self.by_squares = by_squares
         self.producers = graph.producers()
-        self.rules = FusionRules(self.producers, graph.users(), graph.outputs)
+        self.rules = FusionRules(self.producers, graph.users(), graph.outputs, by_columns)
         self.roots: dict[Value, Group] = {}
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value

@@ -13,6 +13,7 @@ from bessemer.compiler.schedule.grouping.byte_chains import (
     readers_across,
     stores_bytes,
 )
+from bessemer.compiler.schedule.grouping.columns import is_once_a_column, may_join_columns
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, Kind, is_costly, kind_of
@@ -37,6 +38,7 @@ class FusionRules:
     producers: Mapping[Value, Node]
     users: Mapping[Value, Sequence[Node]]
     outputs: Collection[Value]
+    by_columns: bool = True
 
     def may_join(self, group: Group, node: Node, kind: Kind) -> bool:
         """Whether a node that only this group reads may become part of it: nothing is then computed
@@ -101,7 +103,9 @@ class FusionRules:
             return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
         if group.packs is not None:
             return False
-        return not is_costly(node) or self._is_once_a_row(node, group)
+        if not is_costly(node) or self._is_once_a_row(node, group):
+            return True
+        return self.by_columns and is_once_a_column(node, group, self.producers)
 
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
         """Whether a value, or what is computed from it and reshaped, has one element for each row.
@@ -178,6 +182,8 @@ class FusionRules:
         outer, whole = node.output.type, node.inputs[0].type
         numel = product(group.shape)
         if not group.reductions and numel == outer.numel:
+            return True
+        if self.by_columns and may_join_columns(group, node):
             return True
         if not is_row_reduction(node) or not spreads_in_rows(node.output, group.nodes[::-1]):
             return False

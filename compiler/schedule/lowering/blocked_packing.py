@@ -24,7 +24,8 @@ from bessemer.compiler.ir.walk_expr import loads_of, substitute
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.lowering.pixel_runs import is_run
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
-from bessemer.compiler.schedule.nests.nests import Nest, write_nest
+from bessemer.compiler.schedule.nests.nest import Nest
+from bessemer.compiler.schedule.nests.nests import write_nest
 from bessemer.compiler.schedule.nests.rows import Lanes
 
 _STEPS = range(16, 3, -1)

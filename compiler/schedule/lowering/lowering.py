@@ -26,7 +26,8 @@ from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.kernel_table import KernelTable
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import Nest, flat, lower_nest
+from bessemer.compiler.schedule.nests.nest import Nest
+from bessemer.compiler.schedule.nests.nests import flat, lower_nest
 from bessemer.compiler.schedule.nests.transpose import lower_transpose
 from bessemer.compiler.targets.machine import Target
 

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
-from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.columns_first import ROWS, columns_of_a_block
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.nest import Nest, runs_along_memory
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.pipelined_rows import (
     PipelinedRows,
@@ -37,6 +37,7 @@ from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
+from bessemer.compiler.schedule.nests.rows_across import RowsAcross, are_across
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
@@ -56,17 +57,6 @@ BLOCKS = 16
 COLUMNS, FEWEST_BLOCKS = 256, 4
 """Columns that are summed up in one block, unless that makes too few blocks: a block's part of a
 row should be longer than a cache line."""
-
-NEAREST = 4
-"""Elements at most this far from each other are loaded as vectors and shuffled."""
-
-
-@dataclass(frozen=True, eq=False)
-class Nest:
-    """A lowered nest, and the scalar operations of one iteration of its parallel loop."""
-
-    body: Block
-    operations: Size
 
 
 def flat(buffer: Buffer) -> Buffer:
@@ -148,6 +138,8 @@ class _Lowering:
             write_short_rows(self.builder, short, self.lanes)
             width = self.lanes(self.piece.target.dtype)
             return Nest(self.builder.block(), self._work(inner) * width)
+        if self.vectorize and are_across(self.piece):
+            return self._across()
         behind = axes_behind_totals(self.piece, inner, outer) if self.vectorize else ()
         if behind:
             shared = outer[: len(outer) - len(behind)]
@@ -189,6 +181,18 @@ class _Lowering:
         fixed: Values = {s: 0 for s in (block, part) if s not in shared}
         work = self._work() * width * dims.minimum(rows, ROWS)
         return self._over(shared, lambda v: write({**v, **fixed}), work)
+
+    def _across(self) -> Nest:
+        """Blocks of rows that lie side by side (rows_across.py)."""
+        *outer, row, column = self.piece.symbols
+        writer = RowsAcross(self.builder, self.piece, self.lanes, self.last_cache)
+        block = Symbol(column.name, dims.ceildiv(extent_of(column), writer.columns))
+
+        def rows(values: Values) -> None:
+            others: Values = {symbol: values[symbol] for symbol in outer}
+            writer.write_block(others, values[block] * writer.columns)
+
+        return self._over((*outer, block), rows, self._work(row) * writer.columns)
 
     def _row(self, inner: Symbol, values: Values) -> None:
         """A row, cut where conditions change."""
@@ -253,7 +257,7 @@ class _Lowering:
             if inner in self.dependence.of(node)
         ]
         lanes = self.lanes(self.piece.target.dtype)
-        if dependent and all(_runs_along_memory(node, inner, lanes) for node in dependent):
+        if dependent and all(runs_along_memory(node, inner, lanes) for node in dependent):
             steps = [dims.product(map(extent_of, node.over)) for node in dependent]
             if not self.vectorize or not are_short(steps, self.lanes):
                 return None
@@ -370,22 +374,3 @@ def _is_multiple_of_many(size: Size) -> bool:
     """Whether a size is at least BLOCKS, or a multiple of at least BLOCKS if it is not known."""
     factor = size if isinstance(size, int) else math.gcd(*size.terms.values())
     return factor >= BLOCKS
-
-
-def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
-    """Whether a reduction reads neighbours, and neighbours of its output are farther apart. Loads
-    that do not depend on the reduction's index do not count. It is false for windows that are
-    shorter than a vector and close together."""
-    last = node.over[-1]
-    taps = extent_of(last)
-    nearest = NEAREST if isinstance(taps, int) and taps < lanes else 1
-    along = False
-    for load in walk_expr.loads_of(node.body):
-        step = dims.coefficient_of(load.indices[0], last)
-        if step == 0 and not walk_expr.index_expressions(load.indices[0]):
-            continue
-        stride = dims.coefficient_of(load.indices[0], inner)
-        if isinstance(stride, int) and 1 <= stride <= nearest:
-            return False
-        along = along or step == 1
-    return along

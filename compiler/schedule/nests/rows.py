@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
-from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
     Binary,
     Cast,
@@ -90,8 +90,7 @@ class RowWriter:
         self.builder, self.piece, self.lanes = builder, piece, lanes
         self.vectorize = vectorize
         self.dependence = Dependence()
-        self.streams = False
-        self.l1_bytes = 0
+        self.streams, self.l1_bytes = False, 0
         self.takes_short_rows = False
         self.largest_kept = LARGEST_KEPT
         self.rounds_kept = False
@@ -116,7 +115,7 @@ class RowWriter:
             case Binary(_, "div", left, divisor) if left is written:
                 if inner not in self.dependence.of(divisor):
                     return divisor
-        self._store_row(value, inner, self.piece.offset, 0, extent_of(inner))
+        self.store_row(value, inner, self.piece.offset, 0, extent_of(inner))
         return None
 
     def row(
@@ -127,7 +126,7 @@ class RowWriter:
         self.prefetched = prefetched_rows(self.piece, inner, values) if self.streams else ()
         element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
-        self._store_row(element, inner, offset, start, extent)
+        self.store_row(element, inner, offset, start, extent)
 
     def prepared(self, inner: Symbol) -> Expression:
         """The element for a loop that the caller writes. What does not depend on its index is
@@ -146,7 +145,7 @@ class RowWriter:
     def _multiplied(self, element: Expression, inner: Symbol) -> Expression:
         return with_reciprocals(element, inner, self.dependence, self.moderate)
 
-    def _store_row(
+    def store_row(
         self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
     ) -> None:
         """Writes the loop that stores the row, after everything that does not depend on its
@@ -341,7 +340,9 @@ class RowWriter:
             load.buffer.name == self.piece.target.name for load in walk_expr.loads_of(*users)
         )
 
-    def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
+    def vector_loop(
+        self, extent: Size, lanes: int, interleave: int
+    ) -> AbstractContextManager[Size]:
         """A loop over neighbours. If it is short, it handles one vector at a time."""
         long = not isinstance(extent, int) or extent >= interleave * lanes
         kind: LoopKind = "vector" if lanes > 1 else "serial"

@@ -27,8 +27,9 @@ from bessemer.compiler.ir.expr import Load
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
-from bessemer.compiler.schedule.nests.nests import NEAREST, Lanes, Nest
+from bessemer.compiler.schedule.nests.nest import NEAREST, Nest
 from bessemer.compiler.schedule.nests.part_axes import part_axes
+from bessemer.compiler.schedule.nests.rows import Lanes
 from bessemer.compiler.schedule.nests.transpose_bands import (
     MOST_ROWS,
     SMALLEST,

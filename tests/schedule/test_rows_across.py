@@ -1,0 +1,129 @@
+"""Softmax, norms and the like over axes before the last: one kernel, and what NumPy computes."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.ops.composite.composite_normalize import layer_norm
+from bessemer.compiler.ops.composite.composite_reduce import log_softmax, lp_normalize, softmax
+from bessemer.compiler.options import Options
+from bessemer.compiler.targets.choose import host_target
+
+Make = Callable[..., list[Value]]
+
+
+def _compiled(
+    shapes: Sequence[tuple[Size, ...]], make: Make, target: str = "host", dtype: DType = f32
+) -> Compilation:
+    b = GraphBuilder("columns")
+    values = [b.input(f"x{n}", TensorType(dtype, shape)) for n, shape in enumerate(shapes)]
+    return build(b.finish(make(b, *values)), Options(target=target))
+
+
+def _run(compiled: Compilation, *arrays: Array) -> list[Array]:
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 2)
+    return model.run({f"x{n}": array for n, array in enumerate(arrays)})
+
+
+def _launches(compiled: Compilation) -> int:
+    return sum(isinstance(step, Launch) for step in compiled.program.steps)
+
+
+def _columns(b: GraphBuilder, x: Value, y: Value, z: Value) -> list[Value]:
+    return [softmax(b, x, (1,)), log_softmax(b, y, (1,)), lp_normalize(b, z, 1, 2)]
+
+
+def _expected(*arrays: Array) -> list[Array]:
+    x, y, z = (array.astype(np.float64) for array in arrays)
+    x, y = (v - v.max(axis=1, keepdims=True) for v in (x, y))
+    totals = [np.exp(v).sum(axis=1, keepdims=True) for v in (x, y)]
+    length = np.sqrt((z * z).sum(axis=1, keepdims=True))
+    return [np.exp(x) / totals[0], y - np.log(totals[1]), z / length]
+
+
+def _arrays(*shapes: tuple[int, ...]) -> list[Array]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def _targets() -> list[str]:
+    return ["host", "x86_64-avx2"] if host_target().name.startswith("x86_64-avx512") else ["host"]
+
+
+@pytest.mark.parametrize("target", _targets())
+def test_columns_are_what_numpy_computes(target: str) -> None:
+    """150 elements are more than a sum takes in one part."""
+    arrays = _arrays((2, 150, 151), (3, 7, 512), (1, 150, 40))
+    compiled = _compiled([x.shape for x in arrays], _columns, target)
+    assert _launches(compiled) == 3
+    for got, want in zip(_run(compiled, *arrays), _expected(*arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
+
+
+def test_columns_of_free_sizes() -> None:
+    shape = (symbol("batch"), 21, symbol("columns"))
+    compiled = _compiled([shape] * 3, _columns)
+    for size in ((2, 21, 151), (1, 21, 1), (3, 21, 300)):
+        arrays = _arrays(size, size, size)
+        for got, want in zip(_run(compiled, *arrays), _expected(*arrays), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
+
+
+def test_columns_of_16_bits() -> None:
+    arrays = [x.astype(np.float16) for x in _arrays(*[(2, 19, 70)] * 3)]
+    compiled = _compiled([x.shape for x in arrays], _columns, dtype=f16)
+    for got, want in zip(_run(compiled, *arrays), _expected(*arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
+
+
+def test_extreme_columns() -> None:
+    arrays = _arrays(*[(1, 21, 64)] * 3)
+    for x in arrays[:2]:
+        x[0, 5, 2], x[0, 20, 3], x[0, :, 7] = np.nan, -np.inf, -np.finfo(np.float32).max
+    with np.errstate(all="ignore"):
+        expected = _expected(*arrays)
+    results = _run(_compiled([x.shape for x in arrays], _columns), *arrays)
+    for got, want in zip(results, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
+
+
+def test_norms_of_channels_with_parameters_of_each_channel() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 24, 6, 7), np.float32)
+    scale, shift = np.linspace(0.5, 2, 24, dtype=np.float32), np.arange(24, dtype=np.float32)
+
+    def norm(b: GraphBuilder, x: Value) -> list[Value]:
+        made = layer_norm(b, x, None, None, (1,), 1e-5)
+        places = [b.constant(v.reshape(24, 1, 1)) for v in (scale, shift)]
+        a, c = (b.apply("broadcast_to", v, shape=x.type.shape) for v in places)
+        return [b.apply("add", b.apply("mul", made, a), c)]
+
+    (got,) = _run(_compiled([x.shape], norm), x)
+    wide = x.astype(np.float64)
+    want = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    want = want * scale.reshape(24, 1, 1) + shift.reshape(24, 1, 1)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_totals_of_columns_that_rows_use_are_computed_first() -> None:
+    """In a square, the totals of columns fit to its rows, too; each would be computed for every
+    element."""
+
+    def crossed(b: GraphBuilder, x: Value) -> list[Value]:
+        totals = b.apply("reduce_sum", x, axes=(0,))
+        spread = b.apply("broadcast_to", b.apply("reshape", totals, shape=(32, 1)), shape=(32, 32))
+        return [b.apply("div", x, spread)]
+
+    x = np.random.default_rng(0).uniform(1, 2, (32, 32)).astype(np.float32)
+    compiled = _compiled([x.shape], crossed)
+    assert _launches(compiled) == 2
+    np.testing.assert_allclose(_run(compiled, x)[0], x / x.sum(0)[:, None], rtol=2e-6)
