@@ -144,9 +144,11 @@ def test_volumes_go_by_winograds_method_plane_by_plane(kernel: tuple[int, ...]) 
     np.testing.assert_allclose(found, expected(model, {"x": x})[0], atol=1e-4)
 
 
-def test_a_volume_may_have_any_sizes() -> None:
-    w = floats(16, 16, 2, 3, 3)
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 6, dilations=[2, 1, 1])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_a_volume_may_have_any_sizes(groups: int) -> None:
+    w = floats(16, 16 // groups, 2, 3, 3)
+    attributes: dict[str, Any] = {"pads": [1] * 6, "dilations": [2, 1, 1], "group": groups}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
     model = node_model(node, [("x", floats(1, 16, 3, 6, 6))], 17, [("w", w)])
     for axis, name in enumerate(("n", "", "d", "h", "w")):
         if name:

@@ -13,7 +13,8 @@ by a branch, and columns outside are left out of the code of the tiles at the en
 For large windows, a tile is one row of outputs, and its taps are loops (depthwise_taps.py). The
 loop over the tiles is then inside of the loop over the channels, so that the tiles share what the
 first-level cache has room for. A volume counts as one image for each of its planes, and the planes
-of a window are one more loop.
+of a window are one more loop. Where the tile says so, a tile of all planes comes before the next
+tile, so that the planes' windows share what they see.
 Convolutions in groups of few channels are done in the same way: an input is multiplied for all
 outputs of its group, spread by one shuffle.
 """
@@ -49,15 +50,22 @@ from bessemer.compiler.schedule.convolution.depthwise_taps import (
 
 
 def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
-    """The body of the kernel: one parallel loop over the tiles of rows of all images."""
+    """The body of the kernel: one parallel loop over the tiles of rows of all images. Those of the
+    planes of a volume are neighbours."""
     builder = KernelBuilder()
     images, rows, _ = work.outputs
+    planes = 1 if work.planes is None else work.planes.outputs
+    volumes = dims.floordiv(images, planes)
+    if tile.all_planes:
+        planes = 1
     cut = cut_evenly(rows, tile.rows)
-    with builder.loop(images * cut.count, "parallel") as item:
-        image, along = dims.floordiv(item, cut.count), dims.mod(item, cut.count)
+    with builder.loop(volumes * cut.count * planes, "parallel") as item:
+        band_number, plane = dims.floordiv(item, planes), dims.mod(item, planes)
+        volume, along = dims.floordiv(band_number, cut.count), dims.mod(band_number, cut.count)
+        image = volume * planes + plane
 
         def band(begin: Size, height: int) -> None:
-            _write_band(_Band(builder, work, image, begin, height), tile.columns)
+            _write_band(_Band(builder, work, tile, image, begin, height))
 
         if not isinstance(rows, int) or cut.tall == cut.count:
             band(along * cut.height, cut.height)
@@ -69,15 +77,14 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
     return builder.block()
 
 
-def _write_band(band: _Band, width: int) -> None:
+def _write_band(band: _Band) -> None:
     """Writes all tiles of a band of rows. If they share weights, the loop over the channels is
     outside of the tiles."""
-    work, builder = band.work, band.builder
+    work, builder, width = band.work, band.builder, band.tile.columns
     if work.loops_over_taps:
-        rows = rows_of_taps(builder, work, band.begin)
-        band = replace(
-            band, rows_of_taps=rows, planes_of_taps=planes_of_taps(builder, work, band.image)
-        )
+        band = replace(band, rows_of_taps=rows_of_taps(builder, work, band.begin))
+        if not band.tile.all_planes:
+            band = band.of_plane(band.image)
     if work.shares_weights:
         with builder.loop(work.channels, "vector", lanes=0) as channel:
             replace(band, channel=channel).write(width)
@@ -90,6 +97,7 @@ class _Band:
     """The rows of outputs of one tile's height. The last band of an unknown number of rows may be
     lower.
 
+    If its tile takes `all_planes`, `image` is the number of a volume.
     `rows_of_taps` and `planes_of_taps` are used if the band loops over them
     (`Depthwise.loops_over_taps`). `channel` is the index of a loop around the band, if there is
     one.
@@ -97,12 +105,18 @@ class _Band:
 
     builder: KernelBuilder
     work: Depthwise
+    tile: TileSize
     image: Size
     begin: Size
     height: int
     rows_of_taps: Range = (0, 0)
     planes_of_taps: Range = (0, 0)
     channel: Size | None = None
+
+    def of_plane(self, image: Size) -> _Band:
+        """The same rows of the plane `image`, or of an image."""
+        taps = planes_of_taps(self.builder, self.work, image)
+        return replace(self, image=image, planes_of_taps=taps)
 
     def write(self, width: int) -> None:
         """Writes all tiles of the band, each of at most `width` columns."""
@@ -181,6 +195,16 @@ class _Tile:
             self._sums(channel)
 
     def _sums(self, channel: Size) -> None:
+        """One vector of channels, for all planes if the tile takes them."""
+        band, planes = self.band, self.band.work.planes
+        if planes is None or not band.tile.all_planes:
+            self._sums_of_image(channel)
+            return
+        with band.builder.loop(planes.outputs) as number:
+            plane = band.of_plane(band.image * planes.outputs + number)
+            replace(self, band=plane)._sums_of_image(channel)
+
+    def _sums_of_image(self, channel: Size) -> None:
         work, builder = self.band.work, self.band.builder
         zero = constant(0, work.weights.dtype)
         outputs = product(range(self.band.height), range(self.width))

@@ -114,7 +114,8 @@ class Choices:
         signature = f"depthwise {taps} on {sizes} steps {steps}"
         wanted = self._wanted(signature)
         model = plan_depthwise(work, target)
-        chosen = TileSize(wanted.get("rows", model.rows), wanted.get("columns", model.columns))
+        rows, columns = wanted.get("rows", model.rows), wanted.get("columns", model.columns)
+        chosen = replace(model, rows=rows, columns=columns)
         possible = list(possible_tiles(work, target))
         if chosen not in possible:
             chosen = model  # wanted by a tuner of other kernels
