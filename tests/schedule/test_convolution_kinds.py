@@ -202,6 +202,23 @@ def test_products_with_padding_are_left_out() -> None:
     assert {kernel.buffers[0].shape for kernel in regions} == {(16 * 15 * 15,)}
 
 
+def test_an_image_that_lies_in_its_padded_copy_only_is_read_there() -> None:
+    """As where the gradient of the weights reads the copy, into which the image was computed."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[2,16,24] x, float[8,16,2] w, float[8,16,2] v)
+            => (float[2,8,24] y, float[2,8,3] z)
+        <int64[6] pads = {0, 0, 12, 0, 0, 0}> {
+            r = Relu(x)
+            p = Pad(r, pads)
+            y = Conv<dilations = [12]>(p, w)
+            z = Conv<strides = [12]>(p, v)
+        }""")
+    given = {"x": floats(2, 16, 24), "w": floats(8, 16, 2), "v": floats(8, 16, 2)}
+    for ours, theirs in zip(bessemer.compile(model).run(given), expected(model, given)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 def test_products_with_padding_are_left_out_of_images_of_any_sizes() -> None:
     """Four parts along each axis, some of which are empty, and kernels by the numbers of taps."""
     text = """<ir_version: 8, opset_import: ["" : 17]>

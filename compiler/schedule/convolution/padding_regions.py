@@ -102,7 +102,10 @@ def regions_of(
 
 def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
     """The convolutions that read the image itself where they would read a padded copy, with their
-    regions. These are convolutions that are computed by regions, none of which sees padding."""
+    regions. These are convolutions that are computed by regions, none of which sees padding.
+
+    Where something else reads the copy, such as the gradient of the weights, they read it, too: the
+    image may then be nowhere but in the copy (see `fills_inside` in grouping/destinations.py)."""
     producers = graph.producers()
     found = {}
     for node in graph.nodes:
@@ -116,7 +119,8 @@ def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
         left = products_left(node, producers, regions)
         if not _goes_by_winograd(node, node.inputs[1] in graph.constants, left):
             found[node] = regions
-    return found
+    spared = copies_for(found, graph)
+    return {node: r for node, r in found.items() if producers[node.inputs[0]] in spared}
 
 
 def _goes_by_winograd(convolution: Node, is_constant: bool, left: float) -> bool:
