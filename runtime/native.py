@@ -128,8 +128,13 @@ def _destroy(model: NativeModel, handle: int, _log: object) -> None:
 def _refused(status: int, text: str) -> Exception:
     message = text or STATUS_TEXTS.get(Status(status), "")
     match status:
-        case Status.WEIGHTS | Status.CPU_UNSUPPORTED:
+        case Status.WEIGHTS:
             return ArtifactError(f"The model cannot be used here: {message}.")
+        case Status.CPU_UNSUPPORTED:
+            return ArtifactError(
+                f"The model cannot be used here: {message}. Compile it on this machine, or with "
+                "--target for one that has less."
+            )
         case Status.OUT_OF_MEMORY:
             return MemoryError(message)
         case _:
