@@ -242,8 +242,10 @@ class Runner:
             if shape is None:
                 shape = known[info.shape] = evaluate_shape(info.shape, symbols)
             if any(size < 0 for size in shape):
+                given = ", ".join(f"{name}={size}" for name, size in symbols.items())
                 raise InputError(
-                    f"With {symbols}, output '{info.name}' would have the shape {shape}."
+                    f"An input is too small: with {given}, output '{info.name}' would have the "
+                    f"shape {shape}."
                 )
             outputs.append(shape)
         values = [symbols.get(name, 0) for name in signature.symbols]

@@ -7,11 +7,11 @@ the outer one: what it reads comes in through the node's inputs and the region's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from bessemer.compiler.ir.dims import Dim
+from bessemer.compiler.ir.dims import Dim, Symbol, as_atom
 from bessemer.compiler.ir.op import Operator
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.runtime.artifact import Strings
@@ -97,3 +97,14 @@ class Graph:
             yield node
             for region in node.regions:
                 yield from region.walk()
+
+
+def axes_of_symbols(inputs: Iterable[Value], names: Set[str]) -> dict[str, str]:
+    """For messages: the axis whose size each of these symbols is, such as "axis 1 of 'tokens'"."""
+    found: dict[str, str] = {}
+    for value in inputs:
+        for axis, size in enumerate(value.type.shape):
+            leaf = as_atom(size)
+            if isinstance(leaf, Symbol) and leaf.name in names:
+                found.setdefault(leaf.name, f"axis {axis} of {value.name!r}")
+    return found

@@ -15,7 +15,6 @@ import numpy as np
 from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.evaluate import expanded
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import (
     Alias,
@@ -51,6 +50,7 @@ from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.order_updates import order_updates
 from bessemer.compiler.schedule.regions import copies_between, inlined
+from bessemer.compiler.schedule.required_sizes import required_sizes
 from bessemer.compiler.schedule.reshaped_outputs import (
     reshaped_outputs,
     write_reshaped_outputs,
@@ -102,24 +102,8 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
         derived=derived,
         decisions=tuple(builder.lowering.choices.decisions),
         updates=graph.updates,
-        required=_required_sizes(graph, derived),
+        required=required_sizes(graph, derived),
     )
-
-
-def _required_sizes(graph: Graph, derived: Mapping[str, Size]) -> dict[Size, str]:
-    """The sizes that may be negative for some values of the symbols (if a window is larger than its
-    input), with the names of the nodes to report."""
-    definitions = expanded(derived)
-    makers: dict[Size, Node] = {}
-    for node in graph.nodes:
-        for value in node.outputs:
-            for size in value.type.shape:
-                makers.setdefault(size, node)
-    return {
-        size: ", ".join(node.sources) or node.operator.name
-        for size, node in makers.items()
-        if not dims.is_nonnegative(dims.rename(size, definitions))
-    }
 
 
 class ProgramBuilder:

@@ -24,7 +24,7 @@ from bessemer.compiler.ir.dims import (
     symbol,
     symbol_names,
 )
-from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.graph import Value, axes_of_symbols
 
 _BETWEEN = "__or__"
 """Between the dimensions in a joint size's name: these have no two underscores in a row."""
@@ -131,13 +131,8 @@ def _places(builder: GraphBuilder, names: Set[str]) -> list[str]:
     """Of which inputs these are the sizes, for a message: "seq is axis 1 of 'tokens'"."""
     while builder.parent is not None:
         builder = builder.parent
-    found: dict[str, str] = {}
-    for value in builder.inputs:
-        for axis, size in enumerate(value.type.shape):
-            name = _plain_symbol(size)
-            if name in names:
-                found.setdefault(name, f"{name} is axis {axis} of {value.name!r}")
-    return list(found.values())
+    found = axes_of_symbols(builder.inputs, names)
+    return [f"{name} is {place}" for name, place in found.items()]
 
 
 def require_elements(builder: GraphBuilder, there: Sequence[Size], wanted: Sequence[Size]) -> None:

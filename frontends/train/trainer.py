@@ -72,17 +72,16 @@ _BEST = "best: "
 
 
 class Trainer:
-    """A network, what it is to learn, and how far it has come.
+    """Trains a network: holds its parameters and the optimizer's state, and runs compiled steps.
 
-    `loss` and the metrics are functions of the network's outputs and then the `targets`, on
-    tensors; `loss` may also be several, see Loss in step.py. `schedule` gives the factor of the
+    `loss` and the metrics are functions of tensors: of the network's outputs, followed by the
+    `targets`. `loss` may also be several, see Loss in step.py. `schedule` gives the factor of the
     optimizer's learning rate at every step. The same `seed` gives the same bits, at any number of
-    threads. With `statistics`, every step leaves its own in the attribute of that name. `memory` is
-    the most bytes (or "512M") that a step may take beside its batch and the state, for batches of
-    the size of the first. With the `precision` "bfloat16" products and convolutions are of rounded
-    numbers (see `compile`); state and sums stay float32. `normalization` becomes a part of the
-    network; `fit` fits it, before the first step, to the data that it learns from, the part kept
-    for validation left out.
+    threads. With `statistics`, the attribute of that name has those of the last step. `memory` is
+    the most bytes (or "512M") that a step may use besides its batch and the state, for batches of
+    the size of the first. The `precision` "bfloat16" rounds the operands of products and
+    convolutions (see `compile`); state and sums stay float32. `normalization` becomes a part of the
+    network; `fit` computes its statistics from the training rows before the first step.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 

@@ -56,7 +56,7 @@ def test_an_output_that_would_have_less_than_nothing_is_told() -> None:
     }"""
     model = bessemer.compile(parsed(text), threads=1, cache=False)
     assert model.run([np.ones(3, np.float32)])[0].shape == (0,)
-    with pytest.raises(InputError, match=r"'n': 2.*output 'y' would have the shape \(-1,\)"):
+    with pytest.raises(InputError, match=r"n=2.*output 'y' would have the shape \(-1,\)"):
         model.run([np.ones(2, np.float32)])
 
 
