@@ -118,7 +118,7 @@ _ROUNDED = {
     "a part of a block": (_n_bits(100, 40, 32, level=4), False),
     "eight bits with zero points": (
         _n_bits(64, 40, 32, bits=8, level=4, zero_points=_zeros(64, 40, 32, 8)),
-        False,
+        True,
     ),
     "a long block": (_n_bits(4096, 8, 4096, level=4), False),
     "another level": (_n_bits(96, 150, 32, level=1), False),

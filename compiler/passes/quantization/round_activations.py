@@ -5,7 +5,8 @@
 
 This is for machines with an instruction that adds up products of bytes, which does four times the
 work of a multiply-add. The weights are packed in another order for it. All blocks must be whole,
-and not very long.
+and not very long. Shifts of bytes, which would need a ninth bit, are a product of their own: a row
+has one number for each block there, the sum of its activations.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.contractions.matmul_rounded import GROUP, pack_rounded
-from bessemer.compiler.ops.contractions.nibbles import HALF, TOGETHER, unpack_units
+from bessemer.compiler.ops.contractions.nibbles import HALF, TOGETHER, unpack_blocks, unpack_units
 
 _LONGEST_BLOCK = 1024
 """Of the depth: a thread has the units of a block on its stack."""
@@ -41,14 +42,12 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     if known[0].shape[1] % block:
         return None
-    packed, _, *shifts = known
+    packed, scales, *shifts = known
     width = 4 if packed.shape[2] == HALF else 8
-    if shifts and width == 8:
-        return None
     weights = pack_rounded(unpack_units(packed, columns, width), width)
     middle = 1 << (width - 1)
     more: list[Value] = []
-    if shifts:
+    if shifts and width == 4:
         moved = shifts[0].astype(np.float32) - _LOWEST_SHIFT
         if (moved != np.rint(moved)).any() or moved.min() < 0 or moved.max() > 255 - 15:
             return None
@@ -57,9 +56,12 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     rounded = rewriter.emit_many("round_blocks", (x,), {"block": block})
     attributes = {"columns": columns, "block": block, "middle": middle}
     weights_value = rewriter.constant(weights)
-    return (
-        rewriter.emit("matmul_rounded", *rounded, weights_value, given[1], *more, **attributes),
-    )
+    result = rewriter.emit("matmul_rounded", *rounded, weights_value, given[1], *more, **attributes)
+    if shifts and width == 8:
+        moved = unpack_blocks(shifts[0].astype(np.float32) * scales.astype(np.float32), columns)
+        sums = rewriter.constant(np.ascontiguousarray(moved.T))
+        result = rewriter.emit("add", result, rewriter.emit("matmul", rounded[2], sums))
+    return (result,)
 
 
 def _by_step(shifts: Array) -> Array:
