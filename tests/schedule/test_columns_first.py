@@ -57,3 +57,23 @@ def test_channels_of_a_sampled_image_share_its_places(side: Size, rng: np.random
     expected = np.zeros_like(image)
     expected[:, :, :-3, 2:] = image[:, :, 3:, :-2]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_positions_of_pixels_fill_vectors_where_channels_lie_side_by_side(
+    rng: np.random.Generator,
+) -> None:
+    """Three channels would be computed at once, and their position for each pixel by itself."""
+    b = GraphBuilder("sampled")
+    x = b.input("x", TensorType(f32, (1, 8, 8, 3)))
+    grid = b.input("grid", TensorType(f32, (1, 40, 32, 2)))
+    graph = b.finish([b.apply("grid_sample", x, grid, align_corners=True, padding="border")])
+    (kernel,) = kernels_of(build(graph, Options(target="x86_64-avx512")).program.steps)
+    text = print_kernel(kernel)
+    assert " in 0..1280 by 16" in text
+    image = rng.standard_normal((1, 8, 8, 3), np.float32)
+    places = rng.integers(0, 8, (2, 40, 32))
+    at = np.stack([places[1], places[0]], -1)[None] / np.float32(3.5) - 1
+    (found,) = bessemer.compile(graph, threads=2, cache=False).run(
+        {"x": image, "grid": at.astype(np.float32)}
+    )
+    np.testing.assert_allclose(found[0], image[0, places[0], places[1]], rtol=0, atol=1e-5)

@@ -25,6 +25,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.columns_first import ROWS, columns_of_a_block
+from bessemer.compiler.schedule.nests.computed_positions import axis_of_positions
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nest import Nest, runs_along_memory
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
@@ -272,13 +273,16 @@ class _Lowering:
         extent = extent_of(inner)
         if not isinstance(extent, int) or 2 * extent > self.lanes(self.piece.target.dtype):
             return inner
+        longer = [symbol for symbol in symbols if is_longer(extent_of(symbol), extent)]
+        positions = axis_of_positions(self.piece.value, inner, longer, self.dependence)
+        if positions is not None:
+            return positions
         offsets = [self.piece.offset]
         for load in walk_expr.loads_of(self.piece.value):
             offsets.extend(load.indices)
         runs = {
             symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
-            for symbol in symbols
-            if symbol is inner or is_longer(extent_of(symbol), extent)
+            for symbol in (*longer, inner)
         }
         best = max(runs, key=lambda symbol: runs[symbol])
         return best if runs[best] else inner
