@@ -1,4 +1,5 @@
-"""Softmax, norms and the like over axes before the last: one kernel, and what NumPy computes."""
+"""Softmax, norms and the like over axes before the last, or over one that was before a transpose:
+one kernel, and what NumPy computes."""
 
 from collections.abc import Callable, Sequence
 
@@ -95,6 +96,35 @@ def test_extreme_columns() -> None:
     results = _run(_compiled([x.shape for x in arrays], _columns), *arrays)
     for got, want in zip(results, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
+
+
+def _turned(b: GraphBuilder, *values: Value) -> list[Value]:
+    x, y, z = (b.apply("transpose", v, permutation=(0, 2, 1)) for v in values)
+    return [softmax(b, x, (2,)), log_softmax(b, y, (2,)), layer_norm(b, z, None, None, (2,), 1e-5)]
+
+
+def _expected_turned(*arrays: Array) -> list[Array]:
+    x, y, _ = (np.moveaxis(v, 1, 2) for v in _expected(*arrays))
+    z = np.moveaxis(arrays[2].astype(np.float64), 1, 2)
+    norm = (z - z.mean(2, keepdims=True)) / np.sqrt(z.var(2, keepdims=True) + 1e-5)
+    return [x, y, norm]
+
+
+@pytest.mark.parametrize("target", _targets())
+def test_rows_that_are_transposed_behind_their_sums(target: str) -> None:
+    arrays = _arrays((2, 150, 131), (3, 21, 256), (1, 80, 45))
+    compiled = _compiled([x.shape for x in arrays], _turned, target)
+    assert _launches(compiled) == 3
+    for got, want in zip(_run(compiled, *arrays), _expected_turned(*arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
+
+
+def test_transposed_rows_of_free_sizes() -> None:
+    compiled = _compiled([(symbol("batch"), 21, symbol("columns"))] * 3, _turned)
+    for size in ((2, 21, 151), (1, 21, 1), (3, 21, 300)):
+        arrays = _arrays(size, size, size)
+        for got, want in zip(_run(compiled, *arrays), _expected_turned(*arrays), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
 
 
 def test_norms_of_channels_with_parameters_of_each_channel() -> None:

@@ -38,7 +38,7 @@ from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
-from bessemer.compiler.schedule.nests.rows_across import RowsAcross, are_across
+from bessemer.compiler.schedule.nests.rows_across import Across, RowsAcross, axes_across
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
@@ -139,8 +139,9 @@ class _Lowering:
             write_short_rows(self.builder, short, self.lanes)
             width = self.lanes(self.piece.target.dtype)
             return Nest(self.builder.block(), self._work(inner) * width)
-        if self.vectorize and are_across(self.piece):
-            return self._across()
+        across = axes_across(self.piece) if self.vectorize else None
+        if across is not None:
+            return self._across(across)
         behind = axes_behind_totals(self.piece, inner, outer) if self.vectorize else ()
         if behind:
             shared = outer[: len(outer) - len(behind)]
@@ -183,17 +184,17 @@ class _Lowering:
         work = self._work() * width * dims.minimum(rows, ROWS)
         return self._over(shared, lambda v: write({**v, **fixed}), work)
 
-    def _across(self) -> Nest:
+    def _across(self, axes: Across) -> Nest:
         """Blocks of rows that lie side by side (rows_across.py)."""
-        *outer, row, column = self.piece.symbols
-        writer = RowsAcross(self.builder, self.piece, self.lanes, self.last_cache)
-        block = Symbol(column.name, dims.ceildiv(extent_of(column), writer.columns))
+        writer = RowsAcross(self.builder, self.piece, self.lanes, axes, self.last_cache)
+        block = Symbol(axes.column.name, dims.ceildiv(extent_of(axes.column), writer.columns))
+        outer = [s for s in self.piece.symbols if s not in (axes.row, axes.column)]
 
         def rows(values: Values) -> None:
             others: Values = {symbol: values[symbol] for symbol in outer}
             writer.write_block(others, values[block] * writer.columns)
 
-        return self._over((*outer, block), rows, self._work(row) * writer.columns)
+        return self._over((*outer, block), rows, self._work(axes.row) * writer.columns)
 
     def _row(self, inner: Symbol, values: Values) -> None:
         """A row, cut where conditions change."""

@@ -12,19 +12,23 @@ So what a block needs comes from memory once, and goes there once. If n is a pow
 elements of a row meet in a few sets of the caches, and would not stay there for the next pass, but
 what is kept does. (Zen 5, one thread, softmax of 21 planes of 256x256, cycles a vector: 30 by a
 kernel for each step, 16 by blocks of 2 or 4 vectors, 12 of 8.)
+
+Rows that are neighbours in the input only, because a transpose lies in between, are computed in the
+same way, and a block is transposed on its way to the output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression, Reduce, load
 from bessemer.compiler.ir.loops import Prefetch
-from bessemer.compiler.ir.walk_expr import loads_of, reductions_of
+from bessemer.compiler.ir.walk_expr import loads_of, reductions_of, substitute
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.interleave import COLUMN_INTERLEAVE
@@ -33,54 +37,77 @@ from bessemer.compiler.schedule.nests.partial_sums import is_longer, summation_b
 from bessemer.compiler.schedule.nests.row_passes import Place, RowPass
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes, RowWriter, Values
+from bessemer.compiler.schedule.nests.transpose import write_transpose
 from bessemer.compiler.targets.machine import CACHE_LINE
 
 LARGEST_BLOCK = 80 << 10
 """The most bytes that are kept of a block; they lie on the stack."""
+FEWEST_TURNED = 16
+"""The fewest rows whose elements are neighbours in the output only that are computed so."""
 SHARE_OF_CACHE = 8
 """Blocks are fetched ahead if a core's own caches do not hold the elements: if there are more bytes
 than the last cache's by this number. (3 planes of 512x512 132 -> 95 us; of 4 MiB in all 85 -> 88.)
 """
 
 
-def are_across(piece: Piece) -> bool:
-    """Whether the piece consists of rows along its last axis but one, and all its reductions run
-    over such rows, whose elements are neighbours of other rows' elements."""
+@dataclass(frozen=True, eq=False)
+class Across:
+    """The axis along the rows, and that of their neighbours. If `turned`, the elements of a row are
+    neighbours in the output, which is transposed from what is kept of a block."""
+
+    row: Symbol
+    column: Symbol
+    turned: bool
+
+
+def axes_across(piece: Piece) -> Across | None:
+    """The axes of a piece whose reductions all run over such rows; None if it is not one."""
     if len(piece.symbols) < 2:
-        return False
-    row, column = piece.symbols[-2:]
-    sums = reductions_of(piece.value)
-    if not sums or dims.coefficient_of(piece.offset, column) != 1:
-        return False
-    return isinstance(extent_of(row), int) and all(_is_across(n, row, column) for n in sums)
+        return None
+    *_, before, last = piece.symbols
+    turned = dims.coefficient_of(piece.offset, before) == extent_of(last)
+    row, column = (last, before) if turned else (before, last)
+    along = row if turned else column
+    sums, rows = reductions_of(piece.value), extent_of(row)
+    if not sums or dims.coefficient_of(piece.offset, along) != 1:
+        return None
+    if not isinstance(rows, int) or rows * CACHE_LINE > LARGEST_BLOCK:
+        return None
+    if turned and not is_longer(extent_of(column), FEWEST_TURNED - 1):
+        return None
+    if not all(_is_over(node, row, column) for node in sums):
+        return None
+    loads = loads_of(piece.value) if turned else loads_of(*(node.body for node in sums))
+    if not all(dims.coefficient_of(n.indices[0], column) in (0, 1) for n in loads):
+        return None
+    return Across(row, column, turned)
 
 
-def _is_across(node: Reduce, row: Symbol, column: Symbol) -> bool:
+def _is_over(node: Reduce, row: Symbol, column: Symbol) -> bool:
     needed = Dependence().of(node)
     if row in needed or column not in needed:
         return False
-    if len(node.over) != 1 or extent_of(node.over[0]) != extent_of(row):
-        return False
-    return all(
-        dims.coefficient_of(offset, column) in (0, 1)
-        for load in loads_of(node.body)
-        for offset in load.indices
-    )
+    return len(node.over) == 1 and extent_of(node.over[0]) == extent_of(row)
 
 
 class RowsAcross(RowWriter):
     """Writes blocks of rows, each block inside of one vector loop over its rows."""
 
-    def __init__(self, builder: KernelBuilder, piece: Piece, lanes: Lanes, last_cache: int) -> None:
+    def __init__(
+        self, builder: KernelBuilder, piece: Piece, lanes: Lanes, axes: Across, last_cache: int
+    ) -> None:
         super().__init__(builder, piece, lanes)
-        self.streams = streams(piece, last_cache)
-        *_, self.along, self.column = piece.symbols
+        self.whole, self.turned = piece, axes.turned
+        self.streams = streams(piece, last_cache) and not axes.turned
+        self.along, self.column = axes.row, axes.column
         self.width = self.lane_count(piece.value, piece.target.dtype)
         elements = dims.product(map(extent_of, piece.symbols))
         size = elements * piece.target.dtype.bytes
         self.fetches = is_longer(2 * size, last_cache // SHARE_OF_CACHE)
         costly = [n.dtype for n in reductions_of(piece.value) if has_functions(n.body)]
         self.kept_dtype = costly[0] if costly else None
+        if self.turned:
+            self.kept_dtype = piece.target.dtype  # the block's results are kept, too
         self.kept: Buffer | None = None
         self.lane: Size = 0
         self.ahead: dict[Buffer, Size] = {}
@@ -109,13 +136,33 @@ class RowsAcross(RowWriter):
             count = self.columns
         if self.kept_dtype is not None:
             self.kept = self.builder.allocate(self.kept_dtype, (rows * self.columns,))
+        kept = self.kept
         with self.builder.loop(count, "vector", self.width, self.vectors) as lane:
             self.lane = lane
             here: Values = {**values, self.column: begin + lane}
+            offset = self.offset(here)
+            if self.turned and kept is not None:
+                offset = atom(self.along) * self.columns + lane
+                self.piece = replace(self.whole, target=kept, offset=offset)
             self.ahead = self._next_block(here) if self.fetches else {}
-            element, offset = self.element(self.along, here), self.offset(here)
-            element = self.hoist_reductions(element, self.along, offset)
+            element = self.hoist_reductions(self.element(self.along, here), self.along, offset)
             self.store_row(element, self.along, offset, 0, rows)
+        if self.turned and kept is not None:
+            self._turn(kept, {**values, self.column: begin}, count)
+
+    def _turn(self, kept: Buffer, values: Values, count: Size) -> None:
+        """Transposes a block from where it was kept to the output."""
+        column = Symbol(self.column.name, count)
+        place = self.whole.offset - dims.substitute(self.whole.offset, {self.column: 0})
+        first = dims.substitute(self.whole.offset, values)
+        offset = first + dims.substitute(place, {self.column: atom(column)})
+        element = load(kept, (atom(self.along) * self.columns + atom(column),))
+        piece = Piece(self.whole.target, offset, element, (column, self.along))
+        if not write_transpose(self.builder, piece, self.lanes):
+            with self.builder.loop(count) as at, self.builder.loop(extent_of(self.along)) as row:
+                here: Values = {column: at, self.along: row}
+                value = substitute(element, here)
+                self.builder.store(piece.target, (dims.substitute(offset, here),), value)
 
     def place_to_keep(
         self, step: RowPass, value: Expression, inner: Symbol, offset: Size, rows: int = 1
@@ -161,10 +208,10 @@ class RowsAcross(RowWriter):
         found: dict[Buffer, Size] = {}
         for node in reductions_of(self.piece.value):
             along: Values = dict.fromkeys(node.over, atom(self.along))
-            for load in loads_of(node.body):
-                at = dims.substitute(load.indices[0], along)
+            for read in loads_of(node.body):
+                at = dims.substitute(read.indices[0], along)
                 if {self.along, self.column} <= dims.atoms(at):
-                    found.setdefault(load.buffer, dims.substitute(at, values) + self.columns)
+                    found.setdefault(read.buffer, dims.substitute(at, values) + self.columns)
         return found
 
     def _fetch(self, index: Size) -> None:
