@@ -109,7 +109,8 @@ def command(
 
 
 def _write_networks(found: Experiment, files: Sequence[Path]) -> None:
-    network = found.trainer.network
+    trainer = found.trainer
+    network = trainer.averaged if trainer.average else trainer.network
     for file in files:
         if file.suffix == ".onnx":
             write_onnx(network.graph, file)

@@ -43,7 +43,7 @@ from bessemer.frontends.train.datasets import digits
 from bessemer.frontends.train.experiment import Data, Experiment, errors_of_file, load_module
 from bessemer.frontends.train.from_onnx import network_from_onnx
 from bessemer.frontends.train.normalization import Normalization
-from bessemer.frontends.train.optimizers import SGD, Adagrad, Adam, AdamW, RMSProp
+from bessemer.frontends.train.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSProp
 from bessemer.frontends.train.schedules import Schedule
 from bessemer.frontends.train.step import Regularization
 from bessemer.frontends.train.trainer import Trainer
@@ -151,12 +151,11 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
     chosen = {
         str(name): _of(_METRICS, name, training) for name in training.take("metrics", list, [])
     }
-    optimizer = _chosen(tables["optimizer"], "name", _OPTIMIZERS, "adam")
     trainer = Trainer(
         network,
         loss,
         _targets(network, data),
-        optimizer=tables["optimizer"].called(optimizer),
+        optimizer=_optimizers(tables["optimizer"]),
         metrics=chosen,
         regularization=tables["regularization"].called(Regularization),
         schedule=_schedule(tables["schedule"]),
@@ -165,6 +164,8 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
         memory=_memory(training),
         precision=training.take("precision", str, "float32"),
         normalization=_normalization(tables["normalization"]),
+        accumulation=training.take("accumulation", int, 1),
+        average=training.take("average", float, 0.0),
     )
     augmentation = None
     if tables["augmentation"].entries:
@@ -173,6 +174,22 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
     numbers = {name: training.take(name, int) for name in ("epochs", "batch", "patience")}
     training.close()
     return replace(made, **{name: value for name, value in numbers.items() if value is not None})
+
+
+def _optimizers(table: _Table) -> dict[str, Optimizer | None]:
+    """The optimizer of each group, which is that of the table but for what the group says, and at
+    last the one of all other parameters."""
+    function = _chosen(table, "name", _OPTIMIZERS, "adam")
+    found: dict[str, Optimizer | None] = {}
+    for pattern, own in table.take("groups", dict, {}).items():
+        where = f'{table.where} groups "{pattern}"'
+        if own == "frozen":
+            found[pattern] = None
+        else:
+            group = _Table(where, own)
+            group.entries = table.entries | group.entries
+            found[pattern] = group.called(function)
+    return found | {"*": table.called(function)}
 
 
 def _normalization(table: _Table) -> Normalization | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from bessemer.compiler.ir.types import Array
 
+_BEST = "best: "
+
 
 @dataclass
 class History:
@@ -59,6 +61,26 @@ class Best:
         if loss < self.loss:
             return Best(loss, 0, {name: array.copy() for name, array in state.items()})
         return Best(self.loss, self.since + 1, self.state)
+
+    def as_arrays(self) -> dict[str, Array]:
+        """The state as a checkpoint keeps it, beside the present one."""
+        return {f"{_BEST}{name}": array for name, array in self.state.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """The rest as a checkpoint keeps it."""
+        return {"loss": self.loss, "since": self.since}
+
+    @classmethod
+    def from_checkpoint(cls, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Best:
+        """What `as_arrays`, among other arrays, and `as_json` gave."""
+        own = {name: array for name, array in arrays.items() if name.startswith(_BEST)}
+        state = {name.removeprefix(_BEST): array for name, array in own.items()}
+        return cls(float(facts["loss"]), int(facts["since"]), state)
+
+
+def facts_of(seed: int, best: Best, history: History) -> dict[str, Any]:
+    """What a checkpoint tells beside the number of steps."""
+    return {"seed": seed, "best": best.as_json(), "history": history.as_json()}
 
 
 def averages(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:

@@ -27,7 +27,14 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
 from bessemer.frontends.settings import require_not_negative
-from bessemer.frontends.train.optimizers import Optimizer, Update, check_optimizer
+from bessemer.frontends.train.accumulation import Accumulation
+from bessemer.frontends.train.averages import with_averages
+from bessemer.frontends.train.optimizers import Update
+from bessemer.frontends.train.parameter_groups import (
+    Optimizers,
+    ParameterGroups,
+    parameter_groups,
+)
 from bessemer.frontends.train.statistics import activation_statistics, gradient_sizes
 
 LossFunction = Callable[..., Tensor]
@@ -92,33 +99,38 @@ def training_graph(
     network: Network,
     loss: Loss,
     targets: Sequence[Input],
-    optimizer: Optimizer,
+    optimizer: Optimizers,
     metrics: Metrics,
     regularization: Regularization,
     statistics: bool = False,
+    accumulation: int = 1,
+    average: float = 0.0,
 ) -> StepGraph:
-    """A step of training. `loss` and the metrics are called with the outputs, then the targets."""
-    check_optimizer(optimizer)
+    """A step of training. `loss` and the metrics are called with the outputs, then the targets.
+    See Trainer for the other arguments."""
+    optimizers = parameter_groups(optimizer)
     written = _write(network, targets, loss, metrics, is_training=True)
     b, parameters = written.trace.builder, written.trace.parameters
     trainable: dict[str, Value] = {}
     found: list[Value] = []
+    sums = Accumulation(b, written.trace.step or written.loss.value, accumulation)
     layers = {name: x for name, x in written.trace.results.items() if x.type.dtype.is_float}
-    for part, own in _shares(written):
+    for part, own in _shares(written, optimizers):
         values = list(own.values())
         total = _regularized(b, part.value, values, regularization)
         written.end_part("regularization")
         wanted = gradients(b, total, values)
         written.end_part("backward pass")
-        found += _clipped(b, wanted, regularization)
+        found += _clipped(b, sums.mean(dict(zip(own, wanted, strict=True))), regularization)
         written.end_part("clipping")
         trainable |= own
-    rate, step = written.rate, cast(b, written.trace.step or written.loss.value, f64)
-    step = binary(b, "add", step, 1.0)
-    slots, after = _updated(b, optimizer, trainable, found, rate, step)
+    slots, after = _updated(b, optimizers, trainable, found, written.rate, sums.move)
+    if average:
+        slots, after = with_averages(b, trainable, slots, after, sums.move, average)
+    state = {name: parameter.value for name, parameter in parameters.items()} | slots | sums.state
+    after = {name: sums.moved(state[name], value) for name, value in after.items()}
     written.end_part("optimizer")
-    state = {name: parameter.value for name, parameter in parameters.items()} | slots
-    after = written.trace.updates | after
+    after = written.trace.updates | after | sums.after
     after = {name: after[name] for name in state if after.get(name, state[name]) is not state[name]}
     results = list(after.values())
     if statistics:
@@ -131,7 +143,7 @@ def training_graph(
 
 def _updated(
     b: GraphBuilder,
-    optimizer: Optimizer,
+    optimizers: ParameterGroups,
     trainable: Mapping[str, Value],
     found: Sequence[Value],
     rate: Value,
@@ -142,10 +154,14 @@ def _updated(
     slots: dict[str, Value] = {}
     after: dict[str, Value] = {}
     for (name, value), gradient in zip(trainable.items(), found, strict=True):
+        optimizer = optimizers.of(name)
+        assert optimizer is not None, name
+        share = optimizers.rate_share(optimizer)
+        own_rate = rate if share == 1 else binary(b, "mul", rate, share)
         own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
         slots |= {f"{name}.{slot}": given for slot, given in own.items()}
         with b.source(name):
-            after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
+            after[name], new = optimizer.update(Update(b, value, gradient, own, own_rate, step))
         after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
     return slots, after
 
@@ -171,9 +187,13 @@ def evaluation_graph(
     return _finished(written, state, [tensor.value for tensor in written.outputs])
 
 
-def _shares(written: _Written) -> list[tuple[Tensor, dict[str, Value]]]:
+def _shares(
+    written: _Written, optimizers: ParameterGroups
+) -> list[tuple[Tensor, dict[str, Value]]]:
     """Each loss, with the parameters that it moves."""
     left = {name: p.value for name, p in written.trace.parameters.items() if p.trainable}
+    optimizers.check(left)
+    left = {name: value for name, value in left.items() if optimizers.of(name)}
     result = []
     for pattern, part in written.parts.items():
         own = {name: left.pop(name) for name in list(left) if fnmatchcase(name, pattern)}

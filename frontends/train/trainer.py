@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.settings import require_count
+from bessemer.frontends.train.averages import averages_in, check_average
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_arguments import check_arguments
 from bessemer.frontends.train.check_data import (
@@ -45,11 +45,12 @@ from bessemer.frontends.train.course import Course, Progress, Report
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
 from bessemer.frontends.train.failure import check_state, explained, loss_error
-from bessemer.frontends.train.history import Best, History, averages
+from bessemer.frontends.train.history import Best, History, averages, facts_of
 from bessemer.frontends.train.interruption import interrupts_between_steps
 from bessemer.frontends.train.memory_plan import MemoryPlan, memory_plan, sizes_of
 from bessemer.frontends.train.normalization import Normalization
-from bessemer.frontends.train.optimizers import SGD, Optimizer
+from bessemer.frontends.train.optimizers import SGD
+from bessemer.frontends.train.parameter_groups import Optimizers, parameter_groups
 from bessemer.frontends.train.schedules import Schedule, constant, factor_at
 from bessemer.frontends.train.state_memory import side_by_side
 from bessemer.frontends.train.statistics import Statistics, read_statistics
@@ -68,7 +69,6 @@ from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 
 Data = Mapping[str, Array]
-_BEST = "best: "
 
 
 class Trainer:
@@ -81,7 +81,9 @@ class Trainer:
     the most bytes (or "512M") that a step may use besides its batch and the state, for batches of
     the size of the first. The `precision` "bfloat16" rounds the operands of products and
     convolutions (see `compile`); state and sums stay float32. `normalization` becomes a part of the
-    network; `fit` computes its statistics from the training rows before the first step.
+    network; `fit` computes its statistics from the training rows before the first step. The
+    gradients of `accumulation` batches make one step of the optimizer. With `average`, that share
+    of the parameters' running averages is kept from step to step, see `averaged`.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 
@@ -91,7 +93,7 @@ class Trainer:
         loss: Loss,
         targets: Sequence[Input],
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizers | None = None,
         metrics: Metrics | None = None,
         regularization: Regularization | None = None,
         schedule: Schedule | None = None,
@@ -101,11 +103,16 @@ class Trainer:
         memory: int | str = 0,
         precision: Precision = "float32",
         normalization: Normalization | None = None,
+        accumulation: int = 1,
+        average: float = 0.0,
     ) -> None:
         check_arguments(network, targets, metrics, regularization, schedule, normalization)
-        self.optimizer = optimizer or SGD()
+        self.optimizer = parameter_groups(SGD() if optimizer is None else optimizer)
         self.schedule = schedule or constant()
         require_count("Trainer", "seed", seed, 0)
+        require_count("Trainer", "accumulation", accumulation, 1)
+        check_average(average)
+        self.average = average
         self.seed = int(seed)
         self.steps = 0
         network = normalization.around(network) if normalization else network
@@ -119,10 +126,12 @@ class Trainer:
             network,
             loss,
             targets,
-            self.optimizer,
+            self.optimizer.by_pattern,
             chosen,
             regularization or Regularization(),
             statistics,
+            accumulation,
+            average,
         )
         self._evaluation = evaluation_graph(network, loss, targets, chosen)
         self.statistics: Statistics | None = None
@@ -149,6 +158,11 @@ class Trainer:
         return self._start.with_arrays(
             {name: self.state[name].copy() for name in self._training.parameters}
         )
+
+    @property
+    def averaged(self) -> Network:
+        """The network with its parameters' averages. Raises CompileError without `average`."""
+        return self.network.with_arrays(averages_in(self.state, self._training.parameters))
 
     def _model(self, kind: str, graph: StepGraph, batch: Data | None = None) -> CompiledModel:
         if kind not in self._models:
@@ -307,9 +321,8 @@ class Trainer:
         """Writes a checkpoint, whole or not at all. Raises TrainingError for a state with NaNs or
         infinities: what is in the file stays."""
         check_state(self.state, self.steps)
-        facts = {"steps": self.steps, **_facts(self.seed, self._best, self.history)}
-        kept = {f"{_BEST}{name}": array for name, array in self._best.state.items()}
-        write_checkpoint(Path(path), Checkpoint(self.state | kept, facts))
+        facts = {"steps": self.steps, **facts_of(self.seed, self._best, self.history)}
+        write_checkpoint(Path(path), Checkpoint(self.state | self._best.as_arrays(), facts))
 
     def restore(self, path: str | Path) -> None:
         """Goes back to a checkpoint. Raises CompileError for one of another network or optimizer,
@@ -318,14 +331,7 @@ class Trainer:
         self.state = side_by_side(state_in(found, self._training.state, path))
         self.steps, self.seed = int(found.facts["steps"]), int(found.facts["seed"])
         self.history = History.from_json(found.facts["history"])
-        best = {
-            name.removeprefix(_BEST): array
-            for name, array in found.arrays.items()
-            if name.startswith(_BEST)
-        }
-        self._best = Best(
-            float(found.facts["best"]["loss"]), int(found.facts["best"]["since"]), best
-        )
+        self._best = Best.from_checkpoint(found.arrays, found.facts["best"])
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
         """Loss and metrics over data, nothing learned."""
@@ -363,7 +369,7 @@ class Trainer:
             self._start.graph.output_names,
             self.state,
             self.steps,
-            _facts(self.seed, Best(math.inf, 0, {}), History()),
+            facts_of(self.seed, Best(math.inf, 0, {}), History()),
         )
         options = Options(
             target=target,
@@ -391,9 +397,3 @@ class Trainer:
     def _run_without_step(self, name: str, given: StepGraph, part: Data) -> list[Array]:
         inputs = self._inputs(given, part) | {name: self.state[name] for name, _ in given.state}
         return self._model(name, given).run(inputs)
-
-
-def _facts(seed: int, best: Best, history: History) -> dict[str, Any]:
-    """What a checkpoint tells beside the number of steps."""
-    lowest = {"loss": best.loss, "since": best.since}
-    return {"seed": seed, "best": lowest, "history": history.as_json()}
