@@ -78,6 +78,8 @@ CASES = (
     Case((1, 4, 9, 3), kernel=(9, 13), low=(9, 6), high=(1, 6)),
     Case((1, 13, 15, 4), kernel=(5, 5), strides=(2, 2), dilations=(3, 2), low=(6, 4), high=(6, 4)),
     Case((1, 1, 50, 4), kernel=(1, 31), low=(0, 15), high=(0, 15)),
+    Case((1, 1, 131, 4), kernel=(1, 5), dilations=(1, 6), low=(0, 12), high=(0, 12)),
+    Case((3, 1, 131, 4), kernel=(1, 3), strides=(1, 2), low=(0, 1), high=(0, 1), dynamic="w"),
     Case((1, 7, 30, 4), kernel=(5, 7), low=(2, 3), high=(2, 3), dynamic="nhwc"),
     Case((1, 1, 50, 4), kernel=(1, 40), low=(0, 39)),
     Case((1, 1, 9, 4), kernel=(1, 95), low=(0, 47), high=(0, 47)),
