@@ -10,10 +10,13 @@ import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.dims import Size, number, symbol
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.loops import Block, For
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
+from bessemer.compiler.ir.walk_loops import blocks
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.composite.composite_normalize import layer_norm
 from bessemer.compiler.ops.composite.composite_reduce import log_softmax, lp_normalize, softmax
@@ -157,3 +160,41 @@ def test_totals_of_columns_that_rows_use_are_computed_first() -> None:
     compiled = _compiled([x.shape], crossed)
     assert _launches(compiled) == 2
     np.testing.assert_allclose(_run(compiled, x)[0], x / x.sum(0)[:, None], rtol=2e-6)
+
+
+def _statements(block: Block) -> int:
+    """How many statements a block carries out, at most; loops of a last block's length have 128
+    steps at most."""
+    count = len(block)
+    for statement in block:
+        inner = sum(map(_statements, blocks(statement)))
+        known = statement.extent if isinstance(statement, For) else 1
+        count += inner * (known if isinstance(known, int) else 128)
+    return count
+
+
+def _spread(b: GraphBuilder, x: Value, axis: int) -> Value:
+    shape = x.type.shape
+    scale = np.linspace(0.5, 2, number(shape[axis]), dtype=np.float32)
+    places = [-1 if a == axis else 1 for a in range(len(shape))]
+    return b.apply(
+        "mul", x, b.apply("broadcast_to", b.constant(scale.reshape(places)), shape=shape)
+    )
+
+
+def test_no_reduction_is_computed_for_every_element() -> None:
+    """Where what follows keeps columns apart, or cuts the axis that is summed, too."""
+
+    def make(b: GraphBuilder, x: Value, y: Value, z: Value, w: Value) -> list[Value]:
+        y = b.apply("reshape", softmax(b, y, (0, 1)), shape=(21, 5, 64))
+        w = b.apply("transpose", log_softmax(b, w, (1,)), permutation=(1, 0, 2))
+        return [softmax(b, x, (1,)), _spread(b, y, 1), _spread(b, softmax(b, z, (0,)), 2), w]
+
+    arrays = _arrays((1, 80, 6, 50), (21, 5, 64), (40, 21, 64), (2, 64, 84))
+    compiled = _compiled([x.shape for x in arrays], make)
+    counts = [_statements(launch.kernel.body) for launch in launches(compiled.program.steps)]
+    assert sum(counts) < 20 * sum(x.size for x in arrays)
+    *_, w = arrays
+    e = np.exp(w.astype(np.float64))
+    want = np.log(e / e.sum(1, keepdims=True)).swapaxes(0, 1)
+    np.testing.assert_allclose(_run(compiled, *arrays)[3], want, rtol=2e-6, atol=1e-6)

@@ -67,6 +67,11 @@ def is_once_a_column(node: Node, group: Group, producers: Mapping[Value, Node]) 
     return False
 
 
+def has_columns(group: Group) -> bool:
+    """Whether a group has such reductions."""
+    return any(map(_is_of_columns, group.reductions))
+
+
 def _is_of_columns(node: Node) -> bool:
     shape, axes = node.inputs[0].type.shape, node.attributes["axes"]
     if not axes or sorted(axes) != list(range(min(axes), max(axes) + 1)):

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import walk_loops
-from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.walk_expr import loads_of, read_elsewhere
+from bessemer.compiler.schedule.grouping.columns import has_columns
 from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, in_order
 from bessemer.compiler.schedule.lowering.borders import border_elements, lower_border
@@ -28,6 +30,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
 )
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flatten_loads
+from bessemer.compiler.schedule.nests.rows_across import computes_again
 
 
 def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
@@ -40,17 +43,26 @@ def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
         return _lower_concat(group.root, root, inlined, lowering)
     if root.operator.name == "pad" and root.inputs[0] in lowering.destinations:
         return _lower_pad(root, lowering)
-    return [_lower_value(nodes, inlined, group.root, lowering)]
+    tail = () if group.root in lowering.destinations else _last_reshapes(group.root, inlined)
+    core = tail[0].inputs[0] if tail else group.root
+    fusion, out = Fusion(inlined, lowering.constants), lowering.destination(group.root, tail)
+    piece = _piece(fusion, core, out)
+    if has_columns(group) and computes_again(piece):
+        apart = _apart(nodes, group.root, lowering)
+        if len(apart) > 1:
+            return [launch for one in apart for launch in lower_elements(one, lowering)]
+    return [_store_elements(nodes, fusion, piece, out, lowering)]
 
 
-def _lower_value(
-    nodes: Sequence[Node], inlined: Mapping[Value, Node], root: Value, lowering: Lowering
-) -> Launch:
-    """One kernel that computes every element of `root`."""
-    tail = () if root in lowering.destinations else _last_reshapes(root, inlined)
-    core = tail[0].inputs[0] if tail else root
-    fusion = Fusion(inlined, lowering.constants)
-    return _store_elements(nodes, fusion, core, lowering.destination(root, tail), lowering)
+def _apart(nodes: Sequence[Node], root: Value, lowering: Lowering) -> list[Group]:
+    """The groups that nodes form if none computes both columns and their totals."""
+    made = {node.output for node in nodes}
+    read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
+    constants = {value: lowering.constants[value] for value in read if value in lowering.constants}
+    inputs = tuple(value for value in read if value not in constants)
+    graph = Graph("columns", inputs, (root,), tuple(nodes), constants)
+    groups = form_groups(graph, by_columns=False).roots
+    return [groups[node.output] for node in nodes if node.output in groups]
 
 
 def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ...]:
@@ -65,15 +77,18 @@ def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ..
     return first
 
 
-def _store_elements(
-    nodes: Sequence[Node], fusion: Fusion, value: Value, out: Destination, lowering: Lowering
-) -> Launch:
-    """The launch of a kernel that stores every element of a value of the fusion at its
-    destination."""
+def _piece(fusion: Fusion, value: Value, out: Destination) -> Piece:
+    """Every element of a value of the fusion, and its place in the destination."""
     symbols = index_symbols(value.type.shape)
     index = as_index(symbols, value.type.shape)
     element = flatten_loads(fusion.element(value, index))
-    piece = Piece(out.buffer, out.offset(index), element, symbols)
+    return Piece(out.buffer, out.offset(index), element, symbols)
+
+
+def _store_elements(
+    nodes: Sequence[Node], fusion: Fusion, piece: Piece, out: Destination, lowering: Lowering
+) -> Launch:
+    """The launch of a kernel that computes a piece."""
     nest = lowering.nest(piece)
     launch = lowering.launch(
         nodes,
@@ -123,7 +138,8 @@ def _lower_concat(
             nodes = sorted(_behind(part, inlined), key=places.__getitem__)
             fusion = Fusion(inlined, lowering.constants)
             out = lowering.destination(root).part(starts)
-            launches.append(_store_elements([*nodes, node], fusion, part, out, lowering))
+            piece = _piece(fusion, part, out)
+            launches.append(_store_elements([*nodes, node], fusion, piece, out, lowering))
     return launches
 
 

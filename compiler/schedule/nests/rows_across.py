@@ -32,7 +32,7 @@ from bessemer.compiler.ir.walk_expr import loads_of, reductions_of, substitute
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.interleave import COLUMN_INTERLEAVE
-from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer, summation_block
 from bessemer.compiler.schedule.nests.row_passes import Place, RowPass
 from bessemer.compiler.schedule.nests.row_traffic import streams
@@ -42,8 +42,8 @@ from bessemer.compiler.targets.machine import CACHE_LINE
 
 LARGEST_BLOCK = 80 << 10
 """The most bytes that are kept of a block; they lie on the stack."""
-FEWEST_TURNED = 16
-"""The fewest rows whose elements are neighbours in the output only that are computed so."""
+FEWEST_COLUMNS = 16
+"""The fewest rows that are computed so: they fill a vector."""
 SHARE_OF_CACHE = 8
 """Blocks are fetched ahead if a core's own caches do not hold the elements: if there are more bytes
 than the last cache's by this number. (3 planes of 512x512 132 -> 95 us; of 4 MiB in all 85 -> 88.)
@@ -62,25 +62,40 @@ class Across:
 
 def axes_across(piece: Piece) -> Across | None:
     """The axes of a piece whose reductions all run over such rows; None if it is not one."""
-    if len(piece.symbols) < 2:
+    if len(piece.symbols) < 2 or not reductions_of(piece.value):
         return None
-    *_, before, last = piece.symbols
-    turned = dims.coefficient_of(piece.offset, before) == extent_of(last)
-    row, column = (last, before) if turned else (before, last)
-    along = row if turned else column
+    *others, last = piece.symbols
+    possible = [Across(row, last, turned=False) for row in others]
+    possible.append(Across(last, others[-1], turned=True))
+    return next((axes for axes in possible if _are_across(piece, axes)), None)
+
+
+def _are_across(piece: Piece, axes: Across) -> bool:
+    row, column, turned = axes.row, axes.column, axes.turned
     sums, rows = reductions_of(piece.value), extent_of(row)
-    if not sums or dims.coefficient_of(piece.offset, along) != 1:
-        return None
     if not isinstance(rows, int) or rows * CACHE_LINE > LARGEST_BLOCK:
-        return None
-    if turned and not is_longer(extent_of(column), FEWEST_TURNED - 1):
-        return None
+        return False
+    if dims.coefficient_of(piece.offset, row if turned else column) != 1:
+        return False
+    if turned and dims.coefficient_of(piece.offset, column) != rows:
+        return False
+    if not is_longer(extent_of(column), FEWEST_COLUMNS - 1):
+        return False
     if not all(_is_over(node, row, column) for node in sums):
-        return None
+        return False
     loads = loads_of(piece.value) if turned else loads_of(*(node.body for node in sums))
-    if not all(dims.coefficient_of(n.indices[0], column) in (0, 1) for n in loads):
-        return None
-    return Across(row, column, turned)
+    return all(dims.coefficient_of(n.indices[0], column) in (0, 1) for n in loads)
+
+
+def computes_again(piece: Piece) -> bool:
+    """Whether plain loops would compute a reduction for every element of a row that shares it: it
+    depends on the innermost axis, but not on all others."""
+    piece, dependence = merge_axes(piece), Dependence()
+    if axes_across(piece) is not None:
+        return False
+    needed = map(dependence.of, reductions_of(piece.value))
+    *others, last = piece.symbols or (None,)
+    return any(last in symbols and not symbols.issuperset(others) for symbols in needed)
 
 
 def _is_over(node: Reduce, row: Symbol, column: Symbol) -> bool:
