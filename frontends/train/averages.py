@@ -46,10 +46,19 @@ def with_averages(
     return slots, after
 
 
+def first_averages(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The slots before the first step, for parameters with these arrays."""
+    return {f"{name}.{_SLOT}": array for name, array in arrays.items()}
+
+
+def averaged_state(state: Mapping[str, Array]) -> dict[str, Array]:
+    """A state with averages in place of the parameters that have one."""
+    return {name: state.get(f"{name}.{_SLOT}", array) for name, array in state.items()}
+
+
 def averages_in(state: Mapping[str, Array], parameters: Iterable[str]) -> dict[str, Array]:
     """Copies of the averages, by their parameters' names. Raises CompileError if there are none."""
-    slots = {name: f"{name}.{_SLOT}" for name in parameters}
-    found = {name: state[slot].copy() for name, slot in slots.items() if slot in state}
-    if not found:
+    found = averaged_state(state)
+    if all(found[name] is state[name] for name in parameters):
         raise CompileError("This Trainer keeps no averages; make it with average=0.999.")
-    return found
+    return {name: found[name].copy() for name in parameters}

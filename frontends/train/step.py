@@ -28,7 +28,7 @@ from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
 from bessemer.frontends.settings import require_not_negative
 from bessemer.frontends.train.accumulation import Accumulation
-from bessemer.frontends.train.averages import with_averages
+from bessemer.frontends.train.averages import check_average, with_averages
 from bessemer.frontends.train.optimizers import Update
 from bessemer.frontends.train.parameter_groups import (
     Optimizers,
@@ -108,6 +108,7 @@ def training_graph(
 ) -> StepGraph:
     """A step of training. `loss` and the metrics are called with the outputs, then the targets.
     See Trainer for the other arguments."""
+    check_average(average)
     optimizers = parameter_groups(optimizer)
     written = _write(network, targets, loss, metrics, is_training=True)
     b, parameters = written.trace.builder, written.trace.parameters

@@ -23,7 +23,7 @@ from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.settings import require_count
-from bessemer.frontends.train.averages import averages_in, check_average
+from bessemer.frontends.train.averages import averaged_state, averages_in, first_averages
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_arguments import check_arguments
 from bessemer.frontends.train.check_data import (
@@ -83,7 +83,8 @@ class Trainer:
     convolutions (see `compile`); state and sums stay float32. `normalization` becomes a part of the
     network; `fit` computes its statistics from the training rows before the first step. The
     gradients of `accumulation` batches make one step of the optimizer. With `average`, that share
-    of the parameters' running averages is kept from step to step, see `averaged`.
+    of the parameters' running averages is kept from step to step; evaluation and predictions are
+    those of the averages.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 
@@ -111,7 +112,6 @@ class Trainer:
         self.schedule = schedule or constant()
         require_count("Trainer", "seed", seed, 0)
         require_count("Trainer", "accumulation", accumulation, 1)
-        check_average(average)
         self.average = average
         self.seed = int(seed)
         self.steps = 0
@@ -144,7 +144,7 @@ class Trainer:
 
     def first_state(self) -> dict[str, Array]:
         """The state before the first step."""
-        arrays = self._start.arrays()
+        arrays = first_averages(self._start.arrays()) | self._start.arrays()
         return side_by_side(
             {
                 name: arrays.get(name, np.zeros(type.static_shape, type.dtype.numpy))
@@ -395,5 +395,6 @@ class Trainer:
         return [np.concatenate(pieces) for pieces in zip(*parts)]
 
     def _run_without_step(self, name: str, given: StepGraph, part: Data) -> list[Array]:
-        inputs = self._inputs(given, part) | {name: self.state[name] for name, _ in given.state}
+        state = averaged_state(self.state)
+        inputs = self._inputs(given, part) | {name: state[name] for name, _ in given.state}
         return self._model(name, given).run(inputs)

@@ -96,6 +96,20 @@ def test_accumulated_gradients_are_clipped_together_and_averages_follow_moves() 
             average.update_parameters(theirs)
     _same(trainer.state, theirs)
     _same(trainer.averaged.arrays(), average.module)
+    batch = _batches(1)[0]
+    (predicted,) = trainer.predict({"x": batch["x"]})
+    wanted = average.module(torch.tensor(batch["x"])).detach()
+    np.testing.assert_allclose(predicted, wanted.numpy(), rtol=1e-9)
+    loss = torch.nn.functional.mse_loss(wanted, torch.tensor(batch["y"])).item()
+    np.testing.assert_allclose(trainer.evaluate(batch)["loss"], loss, rtol=1e-9)
+
+
+def test_averages_begin_with_the_parameters() -> None:
+    trainer, plain = _trainer(average=0.9, accumulation=2), _trainer()
+    (batch,) = _batches(1)
+    assert trainer.evaluate(batch) == plain.evaluate(batch)
+    trainer.step(batch)
+    assert trainer.evaluate(batch) == plain.evaluate(batch)
 
 
 @pytest.mark.parametrize(
