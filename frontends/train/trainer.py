@@ -334,7 +334,7 @@ class Trainer:
         self._best = Best.from_checkpoint(found.arrays, found.facts["best"])
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
-        """Loss and metrics over data, nothing learned."""
+        """Loss and metrics over data, by the averages if there are any; nothing is learned."""
         check_data(data, self._evaluation.batch_inputs, self._evaluation.limits)
         batches = Batches(data, self.names, batch, None, None)
         rows = []
@@ -387,7 +387,7 @@ class Trainer:
         return self._prediction
 
     def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
-        """The network's outputs for its inputs, as it is now; no targets are wanted."""
+        """The present outputs for inputs, by the averages if there are any; targets are not read."""
         given = self._predicting()
         check_arrays(data, given.batch_inputs)
         batches = Batches(data, given.batch, batch, None, None).epoch(0)
