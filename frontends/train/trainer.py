@@ -387,7 +387,7 @@ class Trainer:
         return self._prediction
 
     def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
-        """The present outputs for inputs, by the averages if there are any; targets are not read."""
+        """The present outputs for inputs, by the averages if there are any; no targets are read."""
         given = self._predicting()
         check_arrays(data, given.batch_inputs)
         batches = Batches(data, given.batch, batch, None, None).epoch(0)
