@@ -15,11 +15,10 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
+from bessemer.compiler.schedule.nests.rows_across import FEWEST_COLUMNS
 
 LONGEST = 256
 """The most elements of a column: their sum is not computed in parts."""
-FEWEST = 16
-"""The fewest columns that are neighbours: they fill a vector."""
 
 
 def may_join_columns(group: Group, node: Node) -> bool:
@@ -77,4 +76,6 @@ def _is_of_columns(node: Node) -> bool:
     if not axes or sorted(axes) != list(range(min(axes), max(axes) + 1)):
         return False
     steps, columns = product(shape[a] for a in axes), product(shape[max(axes) + 1 :])
-    return isinstance(steps, int) and 1 < steps <= LONGEST and is_longer(columns, FEWEST - 1)
+    return (
+        isinstance(steps, int) and 1 < steps <= LONGEST and is_longer(columns, FEWEST_COLUMNS - 1)
+    )
