@@ -81,6 +81,20 @@ def test_quantized_weights_stay_integers(rng: np.random.Generator) -> None:
     assert kept == ["f32[8]", "i8[8,8]"]
 
 
+def test_weights_of_16_bits_that_a_file_widens_are_folded_and_tables_are_not() -> None:
+    case = Case()
+    narrow = [case.b.constant(np.ones((n, 64), np.float16)) for n in (1024, 2048)]
+    weights, table = (case.cast(array, "f32") for array in narrow)
+    rows = case.b.apply("gather", table, case.x(N, dtype=i64), axis=0)
+    turned = (case.of("transpose", array, permutation=(1, 0)) for array in (weights, table))
+    graph = case.b.finish([case.of("matmul", rows, array) for array in turned])
+    for change in (fold_constants, simplify, fold_constants, remove_dead):
+        graph = change(graph)
+    assert [node.operator.name for node in graph.nodes] == ["gather", "cast", "matmul", "matmul"]
+    kept = sorted(str(value.type) for value in graph.constants)
+    assert kept == ["f16[2048,64]", "f32[64,1024]", "f32[64,2048]"]
+
+
 def test_a_transposed_weight_is_a_view_of_its_source() -> None:
     b = GraphBuilder("g")
     source = np.arange(2000000, dtype=np.float32).reshape(1000, 2000)

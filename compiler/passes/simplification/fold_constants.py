@@ -6,12 +6,16 @@
 
 Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape is. Constants do not
 grow: a result with over 64 KiB more than its inputs stays a node, and quantized weights stay
-integers. Transposed and reshaped weights are views; each is copied once, among the weights.
+integers. Weights of 16 bits that a file widens to float32 do grow, or every run would convert them
+all (keep_narrow_weights narrows those again that 16 bits serve better); tables do not, of which a
+run reads some rows. Transposed and reshaped weights are views; each is copied once, among the
+weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +23,7 @@ from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import Attributes
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, bf16, f16, f32
 from bessemer.compiler.passes.known_values import known, spread
 from bessemer.compiler.passes.pointwise import is_pointwise
 
@@ -32,10 +36,15 @@ KEPT = ("full", "iota", "broadcast_to")
 
 def fold_constants(graph: Graph) -> Graph:
     """The graph, with the nodes evaluated whose inputs are all known."""
-    return rewrite_graph(graph, _fold)
+    return rewrite_graph(graph, partial(_fold, _tables(graph)))
 
 
-def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+def _tables(graph: Graph) -> Set[Value]:
+    """What gathers read."""
+    return {node.inputs[0] for node in graph.walk() if node.operator.name == "gather"}
+
+
+def _fold(tables: Set[Value], rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     operator = node.operator
     if node.regions or operator.is_random or operator.name in KEPT or not node.outputs:
         return None
@@ -48,7 +57,8 @@ def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if len(found) != len(arrays) or _is_dequantization(node, found):
         return None
     if is_pointwise(operator):
-        return _fold_pointwise(rewriter, node, found)
+        may_grow = _is_widening(node) and node.output not in tables
+        return _fold_pointwise(rewriter, node, found, may_grow)
     if not all(value.type.is_static for value in (*node.inputs, *node.outputs)):
         return None
     if operator.name not in VIEWS and _grows(node, found):
@@ -68,12 +78,12 @@ def _fold_sizes(rewriter: GraphRewriter, node: Node, sizes: Node) -> Sequence[Va
 
 
 def _fold_pointwise(
-    rewriter: GraphRewriter, node: Node, arrays: list[Array]
+    rewriter: GraphRewriter, node: Node, arrays: list[Array], may_grow: bool
 ) -> Sequence[Value] | None:
     """Computes in the smallest shape, without the axes that broadcasting added."""
     small = np.broadcast_shapes(*(array.shape for array in arrays))
     size = int(np.prod(small)) * node.output.type.dtype.bytes
-    if size - sum(array.nbytes for array in arrays) > GROWTH_LIMIT:
+    if not may_grow and size - sum(array.nbytes for array in arrays) > GROWTH_LIMIT:
         return None
     results = _compute(node, [np.broadcast_to(array, small) for array in arrays])
     return None if results is None else [spread(rewriter, results[0], node.output.type)]
@@ -99,6 +109,13 @@ def _grows(node: Node, arrays: list[Array]) -> bool:
         for value in node.outputs
     )
     return made - sum(array.nbytes for array in arrays) > GROWTH_LIMIT
+
+
+def _is_widening(node: Node) -> bool:
+    """Whether a cast turns floats of 16 bits into float32."""
+    if node.operator.name != "cast" or node.output.type.dtype is not f32:
+        return False
+    return node.inputs[0].type.dtype in (f16, bf16)
 
 
 def _is_dequantization(node: Node, arrays: list[Array]) -> bool:

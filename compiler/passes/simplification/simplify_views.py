@@ -152,6 +152,24 @@ def _pad(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _gather(rewriter: GraphRewriter, node: Node) -> Value | None:
+    return _gather_narrow(rewriter, node) or _gather_slice(rewriter, node)
+
+
+def _gather_narrow(rewriter: GraphRewriter, node: Node) -> Value | None:
+    """Some numbers of a table of floats that is cast as casts of these, so that what else reads the
+    cast table decides alone whether it is folded."""
+    x, indices = node.inputs
+    cast = rewriter.producer(x, "cast")
+    if cast is None or cast.inputs[0] not in rewriter.constants:
+        return None
+    (table,) = cast.inputs
+    if not table.type.dtype.is_float:
+        return None
+    found = rewriter.emit("gather", table, indices, **node.attributes)
+    return rewriter.emit("cast", found, merged=(cast,), **cast.attributes)
+
+
+def _gather_slice(rewriter: GraphRewriter, node: Node) -> Value | None:
     """A gather at known, evenly spaced places as a slice."""
     x, indices = node.inputs
     axis: int = node.attributes["axis"]
