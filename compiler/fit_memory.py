@@ -48,7 +48,7 @@ def fit_memory(graph: Graph, options: Options, target: Target) -> Fitted:
     if options.memory and (unknown := [name for name in graph.symbols if name not in sizes]):
         raise CompileError(
             f"memory={options.memory} wants a number for {', '.join(unknown)}: "
-            f"give dims={{{unknown[0]!r}: ...}}, or --dim {unknown[0]}=... on the command line."
+            f"give sizes={{{unknown[0]!r}: ...}}, or --at {unknown[0]}=... on the command line."
         )
     if options.optimize < 2 or not (options.memory or graph.updates):
         return _built(graph, None, options, target)

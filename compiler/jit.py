@@ -7,11 +7,12 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from bessemer.compiler.codegen.artifact.link import Bytes, Code, Placement, save
+from bessemer.compiler.codegen.artifact.link import Bytes, Code, save
 from bessemer.compiler.codegen.artifact.machine import Machine, place_object
 from bessemer.compiler.codegen.support.processor import architecture
 from bessemer.compiler.errors import CompileError
 from bessemer.runtime.arrays import address, aligned_empty
+from bessemer.runtime.artifact import Placement
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import NativeModel, bind
 

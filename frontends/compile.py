@@ -29,7 +29,7 @@ from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.import_on_use import import_on_use
 from bessemer.frontends.model_content import content_of
-from bessemer.frontends.tuning.tuning_file import keep_choices, kept_choices, read_tuning
+from bessemer.frontends.tuning_file import given_tuning, keep_choices, kept_choices
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.model import CompiledModel
 
@@ -142,10 +142,8 @@ def compile(
     machine = parse_target(target)
     if tune and machine != host_target():
         raise CompileError(f"tune={tune} measures on this machine; it is not {target}.")
-    if isinstance(tuning, Tuning):
-        options = replace(options, tuning=tuning)
-    elif tuning is not None:
-        options = replace(options, tuning=read_tuning(Path(tuning), machine))
+    if tuning is not None:
+        options = replace(options, tuning=given_tuning(tuning, machine))
     if tune:
         options = replace(options, tuning=request.tuned(options, tune))
     return request.compiled(options, machine)

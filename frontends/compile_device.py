@@ -17,7 +17,7 @@ from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.save_device import form_of, levels_named, save_forms
 from bessemer.frontends.tuning.device_key import device_key
 from bessemer.frontends.tuning.tune_device import tune_for_device
-from bessemer.frontends.tuning.tuning_file import keep_choices, kept_choices, read_choices
+from bessemer.frontends.tuning_file import keep_choices, kept_choices, read_choices
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver

@@ -52,6 +52,17 @@ def as_graph(
     if not isinstance(model, Model):
         raise CompileError(
             "A model is a path, bytes, an onnx.ModelProto or a network built in Python, not "
-            f"{type(model).__name__}."
+            f"{type(model).__name__}.{_advice(model)}"
         )
     return read_onnx(model, dims=dims, values=values or {}, mapped=mapped, broadcasts=broadcasts)
+
+
+def _advice(given: object) -> str:
+    """What to give instead of a file object, or of another library's model."""
+    if hasattr(given, "model_proto"):
+        return " Give its model_proto."
+    if any(kind.__module__.startswith("torch.") for kind in type(given).__mro__):
+        return " Export it: torch.onnx.export(model, arguments, 'model.onnx')."
+    if hasattr(given, "read"):
+        return " Give its path, or what read() returns."
+    return ""

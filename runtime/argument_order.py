@@ -28,7 +28,8 @@ def in_order(names: Sequence[str], inputs: Inputs) -> list[Any]:
         return [inputs[name] for name in names]
     if not isinstance(inputs, Sequence):  # a bare array is none
         raise InputError(
-            f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
+            f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list, such as "
+            f"run({{'{next(iter(names), 'x')}': array}})."
         )
     if len(inputs) != len(names):
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,6 +71,11 @@ def as_input(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:
     nested sequences of them. Raises InputError for another dtype; only numbers and sequences, which
     have none of their own, are converted.
     """
+    if isinstance(value, (str, Mapping)):  # of another runtime's calls: names of outputs, a dict
+        raise InputError(
+            f"Input '{info.name}' is a {type(value).__name__}, expected an array of {info.dtype}. "
+            f"Inputs by name are run({{'{info.name}': array}}), or model({info.name}=array)."
+        )
     array = value if isinstance(value, np.ndarray) else _as_array(info, dtype, value)
     if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
         raise InputError(

@@ -12,12 +12,15 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bessemer.runtime.errors import ArtifactError
 from bessemer.runtime.shapes import names_in
 
 FORMAT = 1
+
+Placement = Literal["inside", "beside"]
+"""Where a library's weights are: inside it, or in a file beside it."""
 
 # Element types by name; the numbers are those of ONNX's TensorProto.DataType, which people know.
 DTYPE_CODES: dict[str, int] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bessemer.runtime.argument_order import Inputs, Outputs
 from bessemer.runtime.arrays import Array
-from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.artifact import ArrayInfo, Placement, Signature
 from bessemer.runtime.cuda.program_place import is_program_file
 from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.growing import GrowingRunner
@@ -111,15 +111,21 @@ class CompiledModel:
         outputs = self.run(named if named else arrays)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def save(self, path: str | Path, **options: Any) -> list[Path]:
+    def save(
+        self,
+        path: str | Path,
+        placement: Placement = "inside",
+        linker: str = "",
+    ) -> list[Path]:
         """Writes the artifact (.so, .o or .a) and its header; the files written.
 
-        Options: `placement` "inside" (default) or "beside" for the weights, `linker` a C compiler.
+        `placement` is that of the weights: inside the artifact, or in a file beside it. `linker` is
+        a C compiler's command, for a .so.
         Raises CompileError where it cannot be built, ArtifactError where the model was loaded.
         """
         if self._saver is None:
             raise ArtifactError("This model was loaded from a file: copy that file instead.")
-        return self._saver(path, **options)
+        return self._saver(path, placement, linker)
 
     def workspace_bytes(self, **symbols: int) -> int:
         """The arena that a run needs for these values of the input symbols."""

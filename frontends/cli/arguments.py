@@ -50,6 +50,16 @@ GrowInPlace = Annotated[
         "--grow-in-place", help="A decoder's caches may grow within one array each, uncopied."
     ),
 ]
+TuningFile = Annotated[
+    Path | None,
+    typer.Option("--tuning", metavar="FILE", help="A file written by `bessemer tune`."),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at", metavar="NAME=SIZE", help="Plan the memory for this size, without fixing it."
+    ),
+]
 Inputs = Annotated[
     Path | None,
     typer.Option("--inputs", metavar="FILE.npz", help="The inputs by name; default: random."),

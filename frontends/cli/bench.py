@@ -38,6 +38,7 @@ from bessemer.frontends.random_inputs import (
     known_texts,
     random_arrays,
 )
+from bessemer.frontends.tuning_file import read_tuning
 
 _COLUMNS = (
     "system", "threads", "median", "p90", "min", "GFLOP/s", "% peak",
@@ -79,6 +80,7 @@ def command(
     inputs: arguments.Inputs = None,
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
+    tuning: arguments.TuningFile = None,
     grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
@@ -93,6 +95,8 @@ def command(
     dims = arguments.parse_dims(dim)
     counts = _thread_counts(threads)
     rivals = _rivals(against)
+    if tuning is not None:
+        read_tuning(tuning, host_target())  # tells of a wrong file before the work that takes long
     with tempfile.TemporaryDirectory(prefix="bessemer-bench-") as name:
         folder = Path(name)
         with spinner("Reading", quiet):
@@ -105,6 +109,7 @@ def command(
             str(work.inputs),
             precision=precision,
             dims=dims,
+            tuning=str(tuning.resolve()) if tuning else "",
             grow_in_place=grow_in_place,
         )
         levels = (2, 1, 0) if unfused else (2,)

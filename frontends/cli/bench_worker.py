@@ -39,8 +39,8 @@ PACKAGES = {BESSEMER: "bessemer.frontends.compile", ARTIFACT: "bessemer.runtime.
 
 @dataclass(frozen=True)
 class Job:
-    """What to start. Files are paths: `inputs` and `outputs` .npz; `save` an artifact to write, ""
-    for none. A file of outputs has them as "0", "1", ... in the model's order."""
+    """What to start. Files are paths, "" for none: `inputs` and `outputs` .npz; `save` an artifact
+    to write; `tuning` choices. A file of outputs has them as "0", "1", ... in the model's order."""
 
     system: str
     model: str = ""
@@ -51,6 +51,7 @@ class Job:
     optimize: int = 2
     precision: str = "float32"
     dims: dict[str, int] = field(default_factory=dict)
+    tuning: str = ""
     grow_in_place: bool = False
 
     def to_json(self) -> str:
@@ -128,6 +129,7 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
                 threads=job.threads,
                 precision=job.precision,
                 optimize=job.optimize,
+                tuning=job.tuning or None,
                 grow_in_place=job.grow_in_place,
             )
             if job.save:

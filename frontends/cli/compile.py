@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bessemer.compiler.codegen.artifact.link import SUFFIXES, Placement, linker_command, save
+from bessemer.compiler.codegen.artifact.link import SUFFIXES, linker_command, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
@@ -20,10 +20,12 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import device_phases, write_device_artifact
 from bessemer.frontends.cli.exit_codes import INTERRUPTED
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write, write_note
+from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.save_device import check_suffix
 from bessemer.frontends.tuning.tune import tune_model
-from bessemer.frontends.tuning.tuning_file import read_tuning, write_tuning
+from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.runtime.artifact import Placement
 
 _STAGES = {
     "schedule": "Schedule kernels and plan memory",
@@ -59,10 +61,7 @@ def command(
     linker: Annotated[
         str, typer.Option("--linker", metavar="CC", help="The C compiler that links a .so.")
     ] = "",
-    tuning: Annotated[
-        Path | None,
-        typer.Option("--tuning", metavar="FILE", help="A file written by `bessemer tune`."),
-    ] = None,
+    tuning: arguments.TuningFile = None,
     tune: Annotated[
         float,
         typer.Option(
@@ -76,6 +75,7 @@ def command(
         str,
         typer.Option("--memory", metavar="BYTES", help="Limit of a run's memory, such as 512M."),
     ] = "",
+    at: arguments.At = None,
     grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
@@ -85,9 +85,17 @@ def command(
     All files are written atomically.
     """
     job = _Job(model, output, dim or [], name or output.stem, linker, tuning, as_json, quiet)
-    budget = byte_count(memory) if memory else 0
+    sizes = arguments.parse_dims(at, "--at")
+    if sizes and not memory:
+        raise typer.BadParameter("--at has the sizes for which --memory is the limit.")
     options = Options(
-        target, 0, precision, optimize, dump_folder(), memory=budget, grow_in_place=grow_in_place
+        target,
+        precision=precision,
+        optimize=optimize,
+        dump=dump_folder(),
+        memory=byte_count(memory) if memory else 0,
+        sizes=tuple(sorted(sizes.items())),
+        grow_in_place=grow_in_place,
     )
     if not is_device(target):
         _compile_for_processor(job, options, weights, tune)
@@ -130,6 +138,7 @@ def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune
         options = replace(options, tuning=read_tuning(job.tuning, machine))
     phases = Phases(7 if tune else 6, job.quiet)
     graph = job.graph(phases)
+    check_dimensions(job.model.name, dict(options.sizes), graph.symbols)
     interrupted = False
     if tune:
         with phases.phase("Tune") as update:

@@ -25,7 +25,7 @@ from bessemer.frontends.save_device import (
     levels_named,
     save_forms,
 )
-from bessemer.frontends.tuning.tuning_file import read_tuning
+from bessemer.frontends.tuning_file import read_tuning
 from bessemer.runtime.cuda.artifact import DeviceProgram, LaunchStep
 from bessemer.runtime.cuda.layout import launches
 

@@ -47,14 +47,7 @@ def command(
         ),
     ] = "",
     dim: arguments.Dims = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="NAME=SIZE",
-            help="Show the memory plan for this size, without fixing it.",
-        ),
-    ] = None,
+    at: arguments.At = None,
     target: arguments.TargetName = "",
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,

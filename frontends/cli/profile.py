@@ -58,6 +58,7 @@ def command(
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
+    tuning: arguments.TuningFile = None,
     grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
@@ -80,6 +81,7 @@ def command(
             threads=threads,
             precision=precision,
             optimize=optimize,
+            tuning=tuning,
             grow_in_place=grow_in_place,
         )
     arrays = inputs_for(ours, model, dims, seed, quiet) if given is None else given

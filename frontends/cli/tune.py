@@ -25,7 +25,7 @@ from bessemer.frontends.tuning.contest import Contest, Report, Tuned
 from bessemer.frontends.tuning.device_key import device_key
 from bessemer.frontends.tuning.tune import tune_model
 from bessemer.frontends.tuning.tune_device import tune_for_device
-from bessemer.frontends.tuning.tuning_file import check_choices, write_choices
+from bessemer.frontends.tuning_file import check_choices, write_choices
 from bessemer.runtime.cuda.libcuda import CudaDriver
 
 

@@ -18,14 +18,16 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.jit import address_of, aligned_weights, link
-from bessemer.compiler.options import Options, Precision, dump_folder
+from bessemer.compiler.options import Options, Precision, Tuning, dump_folder
+from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.outputs_in_place import over_inputs
 from bessemer.frontends.profiling.machine_limits import Limits, measure_limits
 from bessemer.frontends.profiling.operation_count import operations_of, products_of
 from bessemer.frontends.profiling.profile_record import Record
 from bessemer.frontends.profiling.traffic import Traffic, known, traffic_of
-from bessemer.runtime.artifact import Status
+from bessemer.frontends.tuning_file import given_tuning
+from bessemer.runtime.artifact import Placement, Status
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel, Inputs, Outputs
 
@@ -204,6 +206,7 @@ def compile_profiled(
     precision: Precision = "float32",
     optimize: int = 2,
     values: Mapping[str, Array | None] | None = None,
+    tuning: str | Path | Tuning | None = None,
     grow_in_place: bool = False,
 ) -> ProfiledModel:
     """Compiles a model so that it takes the time of its kernels; arguments as `bessemer.compile`.
@@ -212,6 +215,8 @@ def compile_profiled(
     """
     options = Options("", threads or 0, precision, optimize, dump_folder(), profile=True)
     options = replace(options, grow_in_place=grow_in_place)
+    if tuning is not None:
+        options = replace(options, tuning=given_tuning(tuning, host_target()))
     return ProfiledModel(build_model(model, options, dims, values), options.threads)
 
 
@@ -229,7 +234,9 @@ class ProfiledModel(CompiledModel):
         record = ctypes.CFUNCTYPE(ctypes.c_void_p)(address_of(native, "profile"))()
         self.record = Record(record, len(self._steps), len(made.program.symbols))
 
-    def save(self, path: str | Path, **options: Any) -> list[Path]:
+    def save(
+        self, path: str | Path, placement: Placement = "inside", linker: str = ""
+    ) -> list[Path]:
         """Refuses: an artifact takes no times."""
         raise CompileError(f"{path}: a model that takes times is not saved: compile it without.")
 

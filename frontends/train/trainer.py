@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bessemer.compiler.codegen.artifact.link import Placement, save
+from bessemer.compiler.codegen.artifact.link import save
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.compiler.training_library import build_library
@@ -64,7 +64,7 @@ from bessemer.frontends.train.step import (
     evaluation_graph,
     training_graph,
 )
-from bessemer.runtime.artifact import Status
+from bessemer.runtime.artifact import Placement, Status
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 

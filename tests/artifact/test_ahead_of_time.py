@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.artifact.link import Placement, save
+from bessemer.compiler.codegen.artifact.link import save
 from bessemer.compiler.codegen.support.support import EXPORTS
 from bessemer.compiler.driver import Compilation
 from bessemer.compiler.errors import CompileError
@@ -25,6 +25,7 @@ from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network
 from bessemer.frontends.models_in import build_model
 from bessemer.frontends.onnx_writer.write import write_onnx
+from bessemer.runtime.artifact import Placement
 from tests.onnxruntime_sessions import session_of
 from tests.short_networks import short_resnet
 

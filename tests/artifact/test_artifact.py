@@ -25,6 +25,7 @@ from bessemer.runtime.artifact import (
     DYNAMIC_SYMBOL_TABLE,
     STATUS_TEXTS,
     ArrayInfo,
+    Placement,
     read_symbols,
 )
 from bessemer.runtime.model import load
@@ -69,7 +70,7 @@ def output(*command: str | Path) -> str:
 @needs_c
 @pytest.mark.parametrize("suffix", [".so", ".o", ".a"])
 @pytest.mark.parametrize("placement", ["inside", "beside"])
-def test_a_c_program_runs_the_model(tmp_path: Path, suffix: str, placement: link.Placement) -> None:
+def test_a_c_program_runs_the_model(tmp_path: Path, suffix: str, placement: Placement) -> None:
     """programs/relu.c checks results, threads, callbacks, memory and errors; see there."""
     code, weights = handmade.relu()
     files = save(code, weights, tmp_path / f"relu{suffix}", placement)

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import bessemer
 from bessemer.runtime.artifact import elf_machine
 from tests.command_line import expected_of_net, run_command, save_net, save_unsupported
+from tests.onnx_check import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,10 +214,23 @@ def test_a_dimension_that_no_input_has_is_told_alike(net: Path, tmp_path: Path) 
         ("run", target, "--dim", "width=2"),
         ("verify", net, "--sizes", "width=2"),
         ("inspect", net, "--emit", "memory", "--at", "width=2"),
+        ("compile", net, "-o", target, "--memory", "1M", "--at", "width=2"),
     ):
         code, _, err = run_command(*command)
         assert code == 1
         assert "no dimension is called 'width'; its symbolic dimensions: batch" in err
+
+
+def test_a_limit_of_memory_may_be_for_a_size_that_stays_free(tmp_path: Path) -> None:
+    net = tmp_path / "net.onnx"
+    text = "(float[batch, 8] x, float[8, 8] w) => (y) { a = MatMul (x, w) y = MatMul (a, w) }"
+    onnx.save(parsed(f"g {text}"), net)
+    words = ("compile", net, "-o", tmp_path / "net.o", "--at", "batch=64")
+    assert run_command(*words)[0] == 2  # for no limit
+    code, _, err = run_command(*words, "--memory", "8")
+    assert (code, "memory=8 is too little: the smallest plan" in err) == (1, True)
+    code, out, _ = run_command(*words, "--memory", "1M", "--json")
+    assert code == 0 and json.loads(out)["symbols"] == ["batch"]
 
 
 def test_an_artifact_runs_without_llvm_and_onnx(net: Path, tmp_path: Path) -> None:

@@ -146,8 +146,10 @@ def test_verify_tells_that_onnxruntime_refuses_a_model(net: Path, tmp_path: Path
 # bench
 
 
-def test_bench_measures_ours_and_others(net: Path) -> None:
+def test_bench_measures_ours_and_others(net: Path, tmp_path: Path) -> None:
     words = ("--threads", "1", "--rounds", "1", "--seconds", "0.01", "--against", "onnxruntime")
+    code, _, err = run_command("bench", net, *words, "--tuning", tmp_path / "choices.json")
+    assert code == 1 and "choices.json" in err
     code, out, _ = run_command(
         "bench", net, *words, "--unfused", "--dim", "batch=8", "--json", "--quiet"
     )

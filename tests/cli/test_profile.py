@@ -300,6 +300,8 @@ def test_the_command_writes_a_table_json_and_a_trace(tmp_path: Path) -> None:
     found = json.loads(out)
     assert found["threads"] == 1 and found["sizes"] == {}
     assert sum(kernel["share"] for kernel in found["kernels"]) <= 1.01
+    code, _, err = run_command(*words, "--tuning", tmp_path / "choices.json")
+    assert code == 1 and "choices.json" in err
     code, _, err = run_command(*words, "--trace", tmp_path / "no" / "folder.json")
     assert code == 1 and "folder.json" in err
 

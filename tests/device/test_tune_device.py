@@ -22,7 +22,7 @@ from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.tuning.contest import Tuned
 from bessemer.frontends.tuning.device_key import device_key
 from bessemer.frontends.tuning.tune_device import MOST_TRIALS, tune_for_device
-from bessemer.frontends.tuning.tuning_file import (
+from bessemer.frontends.tuning_file import (
     read_choices,
     read_tuning,
     write_choices,

@@ -14,6 +14,7 @@ import pytest
 from bessemer.compiler.codegen.artifact.link import save
 from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import load_code
+from bessemer.runtime.artifact import Placement
 from bessemer.runtime.errors import ArtifactError
 from bessemer.runtime.model import CompiledModel, load
 from tests import handmade
@@ -29,7 +30,7 @@ def relu() -> CompiledModel:
 
 @pytest.mark.parametrize("placement", ["inside", "beside"])
 def test_a_saved_model_runs_without_the_compiler(
-    relu: CompiledModel, rng: np.random.Generator, tmp_path: Path, placement: str
+    relu: CompiledModel, rng: np.random.Generator, tmp_path: Path, placement: Placement
 ) -> None:
     path = tmp_path / "relu.so"
     written = relu.save(path, placement=placement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,39 @@ def test_an_update_of_other_samples_is_told() -> None:
 def test_what_is_no_model_is_told_what_one_is(model: Any) -> None:
     with pytest.raises(bessemer.CompileError, match=r"A model is a path, .* not (int|None|list)"):
         bessemer.compile(model)
+
+
+class _Exported:
+    """What torch.onnx.export returns has its model as an attribute."""
+
+    model_proto = None
+
+
+def test_a_model_of_another_library_is_told_its_way_here() -> None:
+    module = type("Module", (), {"__module__": "torch.nn.modules.module"})
+    wrong: list[tuple[Any, str]] = [
+        (type("Network", (module,), {})(), r"torch\.onnx\.export\(model"),
+        (_Exported(), "Give its model_proto"),
+        (io.BytesIO(), r"what read\(\) returns"),
+    ]
+    for model, advice in wrong:
+        with pytest.raises(bessemer.CompileError, match=advice):
+            bessemer.compile(model, cache=False)
+
+
+def test_the_calls_of_other_runtimes_are_told_ours() -> None:
+    """Names of outputs first, None for all of them, names as keywords, a dict to `model`."""
+    model: Any = bessemer.compile(parsed(RELU), threads=1)
+    x = np.ones(3, np.float32)
+    with pytest.raises(InputError, match=r"NoneType.* such as run\(\{'x': array\}\)"):
+        model.run(None, {"x": x})
+    with pytest.raises(InputError, match=r"'x' is a str, .*run\(\{'x': array\}\)"):
+        model.run(["y"], {"x": x})
+    with pytest.raises(InputError, match=r"'x' is a dict, .*model\(x=array\)"):
+        model({"x": x})
+    with pytest.raises(TypeError, match=r"no argument 'x': run\(\{'x': array\}\)"):
+        model.run(x=x)
+    assert model(x=x).shape == model.run(inputs=[x])[0].shape == (3,)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])

@@ -23,7 +23,7 @@ from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.tuning import contest, tune
 from bessemer.frontends.tuning.contest import Contest
 from bessemer.frontends.tuning.tune import tune_model
-from bessemer.frontends.tuning.tuning_file import read_tuning, write_tuning
+from bessemer.frontends.tuning_file import read_tuning, write_tuning
 from tests.command_line import run_command, save_net
 from tests.planned import planned
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,10 @@ from bessemer.compiler.codegen.training.library import EXPORTS as LIBRARY_EXPORT
 from bessemer.compiler.codegen.training.library import library_text
 from bessemer.compiler.codegen.training.library_parts import Library
 from bessemer.compiler.errors import CompileError, InternalError
-from bessemer.runtime.artifact import Signature
+from bessemer.runtime.artifact import Placement, Signature
 from bessemer.runtime.whole_file import folder_beside
 
 Bytes = npt.NDArray[np.uint8]
-Placement = Literal["inside", "beside"]
 
 SUFFIXES = (".so", ".o", ".a")
 

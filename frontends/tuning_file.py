@@ -23,6 +23,11 @@ from bessemer.frontends.text_files import write_text
 _FORMAT = 1
 
 
+def given_tuning(tuning: str | Path | Tuning, target: Target) -> Tuning:
+    """The choices that a caller gives, which may be in a file. Raises CompileError for the file."""
+    return tuning if isinstance(tuning, Tuning) else read_tuning(Path(tuning), target)
+
+
 def read_tuning(path: Path, target: Target) -> Tuning:
     """The file's choices for a target, none where it has none; for a GPU's level those of the one
     device that has some. Raises CompileError for a file that cannot be read, or has several."""
