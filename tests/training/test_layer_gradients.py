@@ -116,8 +116,12 @@ def test_a_unit_s_gradient_is_a_limit_of_differences(name: str, rng: np.random.G
     _check(Network(layers, Input("x", VECTOR, "f64")), rng.standard_normal(VECTOR), rng)
 
 
-def test_an_embedding_s_rows_get_what_their_tokens_give(rng: np.random.Generator) -> None:
-    layers = nn.Sequential(nn.Embedding(5, 3), nn.Dense(2))
+@pytest.mark.parametrize("rows", [5, 30])
+def test_an_embedding_s_rows_get_what_their_tokens_give(
+    rows: int, rng: np.random.Generator
+) -> None:
+    """Of 30 rows, those that move are written over where they lie."""
+    layers = nn.Sequential(nn.Embedding(rows, 3), nn.Dense(2))
     network = Network(layers, Input("x", (2, 3), "i64"))
     x = np.array([[0, 3, 3], [3, 1, 0]])
     shape = (2, 3, 2)
@@ -125,7 +129,7 @@ def test_an_embedding_s_rows_get_what_their_tokens_give(rng: np.random.Generator
     target = rng.standard_normal(shape).astype(np.float32)
     before = {name: array.copy() for name, array in trainer.state.items()}
     trainer.step({"x": x, "t": target})
-    wanted = np.zeros((5, 3))
+    wanted = np.zeros((rows, 3))
     np.add.at(wanted, x, target @ before["dense1.weight"].T)
     name = "embedding1.weight"
     np.testing.assert_allclose(before[name] - trainer.state[name], wanted, atol=1e-6)
