@@ -17,7 +17,7 @@ def make_examples(folder: Path, *programs: str) -> None:
     script.chmod(0o755)
     given = (f"OUT={folder}", f"BESSEMER={script}", f"PYTHON={sys.executable}")
     done = subprocess.run(
-        ["make", "-C", EXAMPLES, *given, *(str(folder / name) for name in programs)],
+        ["make", "-j2", "-C", EXAMPLES, *given, *(str(folder / name) for name in programs)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

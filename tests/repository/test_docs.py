@@ -218,6 +218,20 @@ def test_the_passes_may_be_watched(
     assert "fold_constants" in told and max(map(float, told.values())) < 1e-6
 
 
+@pytest.mark.slow
+def test_the_calls_in_python_are_as_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of docs/python.md, but for that with torch."""
+    monkeypatch.chdir(ROOT)
+    calls, _, whole = fences(PAGES["python.md"], "python")
+    found: dict[str, Any] = {"images": np.ones((2, 1, 28, 28), np.float32)}
+    exec(calls, found)
+    (logits,) = found["outputs"]
+    np.testing.assert_array_equal(logits, found["logits"])
+    exec(whole, found)
+    pixels = np.full((2, 28, 28, 1), 255, np.uint8)
+    np.testing.assert_array_equal(found["model"](pixels), logits.argmax(1))
+
+
 def test_so_many_files_know_an_instruction() -> None:
     (stated,) = re.findall(
         r"`grep -r (\w+) compiler` lists four files", PAGES["adding_a_target.md"]
@@ -239,7 +253,8 @@ def test_the_page_of_figures_links_to_sections() -> None:
 def test_pages_are_short() -> None:
     shorts = (
         "adding_an_operator", "amx", "architecture", "benchmarks", "command_line", "embedding",
-        "extending", "finding_your_way", "gpu", "models", "tours", "training", "training_in_c",
+        "extending", "finding_your_way", "gpu", "models", "python", "tours", "training",
+        "training_in_c",
     )  # fmt: skip
     for name in shorts:
         assert len(PAGES[f"{name}.md"].splitlines()) <= 130, name

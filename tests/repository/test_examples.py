@@ -1,4 +1,4 @@
-"""The examples run, in Python and in C, and the model beside them is what its script writes."""
+"""The examples run, in Python, C and C++, and the model beside them is what its script writes."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ needs_c = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["residual_network", "text_transformer"])
+@pytest.mark.parametrize("name", ["residual_network", "text_transformer", "digit_service"])
 def test_an_example_runs(name: str) -> None:
     program = f"import runpy; runpy.run_path({str(EXAMPLES / name)!r} + '.py', run_name='__main__')"
     done = subprocess.run(
@@ -40,7 +40,7 @@ def test_the_model_beside_the_examples_is_the_zoo_s_lenet() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the C programs are; test_train_lenet.py makes the one that trains."""
     folder = tmp_path_factory.mktemp("examples")
-    make_examples(folder, "embed", "two_models")
+    make_examples(folder, "embed", "two_models", *(["serve"] if shutil.which("c++") else []))
     return folder
 
 
@@ -79,3 +79,15 @@ def test_two_models_in_one_program_compute_what_onnxruntime_does(made: Path) -> 
     expected = by_onnxruntime(EXAMPLES / "lenet.onnx", cleaned.reshape(3, 1, 28, 28))["logits"]
     shown = numbers_in(printed_by(made / "two_models"))
     np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_c
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_threads_with_contexts_of_their_own_compute_what_onnxruntime_does(made: Path) -> None:
+    shown = printed_by(made / "serve", "3")
+    assert shown == printed_by(made / "serve", "1")
+    expected = [
+        by_onnxruntime(EXAMPLES / "lenet.onnx", images(count))["logits"][-1]
+        for count in range(1, 9)
+    ]
+    np.testing.assert_allclose(numbers_in(shown), expected, rtol=1e-5, atol=1e-6)
