@@ -62,6 +62,19 @@ def test_parts_and_sums_are_stored_before_elements_are_picked_from_their_rows() 
     assert roots == ["add", "concat", "gather", "gather", "gather", "gather"]
 
 
+def test_steps_that_read_two_places_do_not_multiply_the_work() -> None:
+    """Maxima over 2, 4, 8 and 16 neighbours, each from two of the one before (a corner pool)."""
+    b = GraphBuilder("steps")
+    x = y = b.input("x", TensorType(f32, (8, 64)))
+    for distance in (1, 2, 4, 8):
+        shifted = b.apply("slice", y, starts=(0, distance), steps=(1, 1), shape=(8, 64 - distance))
+        pads = {"low": (0, 0), "high": (0, distance), "mode": "constant"}
+        y = b.apply("max", y, b.apply("pad", shifted, value=-9.0, **pads))
+    halves = [b.apply("slice", x, starts=(0, s), steps=(1, 1), shape=(8, 32)) for s in (0, 32)]
+    rotated = b.apply("concat", *halves[::-1], axis=1)
+    assert _roots(b, y, b.apply("add", x, rotated)) == ["add", "max", "max"]
+
+
 def test_a_value_that_is_read_twice_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise 24 SiLUs, one after the other, have 16 million paths."""
     looked_at: list[Node] = []

@@ -2,8 +2,8 @@
 
 Every group has a root, the value that its kernel writes; values inside a group never reach memory.
 Nodes are visited from the outputs to the inputs. A node joins the group of its readers when they
-are all in one group and that group can take it without computing anything twice
-(fusion_rules.py):
+are all in one group and that group can take it without computing anything often
+(fusion_rules.py, repeated_work.py):
 
     views            always, in as many groups as read them: they are only index arithmetic
     pointwise        yes; one that is smaller than the root (broadcast) only if it is cheap

@@ -18,6 +18,7 @@ from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, Kind, is_costly, kind_of
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
+from bessemer.compiler.schedule.grouping.repeated_work import repeats_much
 from bessemer.compiler.schedule.nests.row_shapes import (
     is_of_rows,
     is_row_reduction,
@@ -41,9 +42,9 @@ class FusionRules:
     by_columns: bool = True
 
     def may_join(self, group: Group, node: Node, kind: Kind) -> bool:
-        """Whether a node that only this group reads may become part of it: nothing is then computed
+        """Whether a node that only this group reads may become part of it: little is then computed
         twice, and the group keeps a form that its lowering knows."""
-        if len(group.nodes) >= MAXIMUM_NODES:
+        if len(group.nodes) >= MAXIMUM_NODES or repeats_much(node, group, self.users):
             return False
         if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
             return False  # its parts are written in place by kernels of their own

@@ -21,7 +21,8 @@ class Group:
     operand of a contraction has the contraction as `packs` instead.
 
     `tail` are the views between `core`, the value whose shape the kernel has, and the root.
-    `anchor` is the group's contraction, if it has one.
+    `anchor` is the group's contraction, if it has one. `ways` are those by which the group
+    reads each value (repeated_work.py).
     """
 
     root: Value | None
@@ -32,6 +33,7 @@ class Group:
     heavy: list[Node] = field(default_factory=list)
     tail: tuple[Node, ...] = ()
     attention: Attention | None = None
+    ways: dict[Value, dict[tuple[Node, ...], float]] = field(default_factory=dict)
 
     @property
     def core(self) -> Value:
