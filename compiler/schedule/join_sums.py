@@ -126,13 +126,17 @@ class _Part:
     def local(self, name: str) -> str:
         return f"{name}_{self.number}"
 
+    def buffer(self, buffer: Buffer) -> Buffer:
+        """By its name in the joined kernel. The shape in which a statement sees it stays."""
+        return replace(buffer, name=self.buffers[buffer.name].name)
+
     def size(self, size: Size) -> Size:
         return dims.substitute(size, self.indices)
 
     def value(self, value: Expression) -> Expression:
         def rule(node: Expression) -> Expression | None:
             if isinstance(node, Load):
-                return expr.load(self.buffers[node.buffer.name], node.indices, node.guard)
+                return expr.load(self.buffer(node.buffer), node.indices, node.guard)
             return expr.read(self.local(node.local), node.dtype) if isinstance(node, Read) else None
 
         return walk_expr.transform(value, rule, self.indices)
@@ -149,7 +153,7 @@ class _Part:
                 return Allocate(self.buffers[buffer.name])
             case Store(buffer, indices, value):
                 places = tuple(self.size(index) for index in indices)
-                return Store(self.buffers[buffer.name], places, self.value(value))
+                return Store(self.buffer(buffer), places, self.value(value))
             case _:
                 raise AssertionError(statement)
 

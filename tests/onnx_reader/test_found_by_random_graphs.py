@@ -66,6 +66,43 @@ GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
         18,
         [(1, 1, 4), (1, 1, 5)],
     ),
+    "a softmax of rows that are far apart, at places that the data says": (
+        """g (float[n, 5, m] x) => (float[5, m, 5, m] y) {
+             places = ArgMax <axis = 0, keepdims = 0> (x)
+             rows = Gather (x, places)
+             y = Softmax <axis = 2> (rows)
+        }""",
+        18,
+        [(2, 5, 3), (3, 5, 20)],
+    ),
+    "the largest of three numbers that count down": (
+        """g (float[n] x) => (int64 y, float[n] z)
+            <int64 three = {3}, int64 down = {-1}, int64 zero = {0}> {
+             numbers = Range (three, zero, down)
+             y = ReduceMax <keepdims = 0> (numbers)
+             z = Abs (x)
+        }""",
+        13,
+        [(2,)],
+    ),
+    "sums of one channel by strides, which three launches read": (
+        """g (float[n, 2, 3] x) => (float y)
+            <float[2, 3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, -2, 3, 4, -5, 6, 7, 8, -9}> {
+             sums = ConvTranspose <group = 2, strides = [3]> (x, w)
+             y = ReduceMax <keepdims = 0> (sums)
+        }""",
+        13,
+        [(2, 2, 3), (7, 2, 3)],
+    ),
+    "a product of two rows that are one": (
+        """g (float[1, 1] x) => (float[2, 2, 2] y) <int64[2, 2] zeros = {0, 0, 0, 0}> {
+             a = Gather (x, zeros)
+             b = Transpose <perm = [0, 2, 1]> (a)
+             y = MatMul (a, b)
+        }""",
+        13,
+        [(1, 1)],
+    ),
 }
 
 
@@ -93,3 +130,12 @@ def test_sizes_that_contradict_each_other_are_told_as_such() -> None:
     needed = r"which needs 8 = 4\*n elements, where n is axis 0 of 'x'"
     with pytest.raises(ExecutionError, match=rf"{needed}\): the sizes contradict it"):
         model.run({"x": np.ones((3, 4), np.float32)})
+
+
+def test_many_long_rows_at_given_places_compile() -> None:
+    """Such results are written past the caches, and what they read is prefetched."""
+    text = """g (float[30000, 768] x, int64[12000] places) => (float[12000, 768] y) {
+        rows = Gather (x, places)
+        y = Relu (rows)
+    }"""
+    bessemer.compile(parsed(text), threads=1, cache=False)

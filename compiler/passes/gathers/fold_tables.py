@@ -104,7 +104,7 @@ def _computed(
         except (CompileError, InternalError, ArithmeticError, IndexError, TypeError, ValueError):
             return None
         arrays[node.output] = np.asarray(array)
-    return np.ascontiguousarray(arrays[end.output])
+    return np.asarray(arrays[end.output], order="C")
 
 
 def _bytes(value: Value) -> int:

@@ -23,7 +23,7 @@ def seen_through_windows(node: Node, producers: Mapping[Value, Node]) -> Value |
     if node.operator.name != "matmul" or merged is None or merged.operator.name != "reshape":
         return None
     seen = producers.get(merged.inputs[0])
-    if seen is None or seen.operator.name != "windows":
+    if seen is None or seen.operator.name != "windows" or seen.output.type.rank < 4:
         return None
     (image,), (*lead, rows, taps, depth, columns) = seen.inputs, seen.output.type.shape
     along = seen.attributes["axis"] == image.type.rank - 3 and seen.attributes["steps"] == (1, 1)

@@ -88,6 +88,8 @@ def _prefetched_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size
         if dims.coefficient_of(node.indices[0], inner) != 1:
             continue
         start = dims.substitute(node.indices[0], {inner: 0})
+        if walk_expr.index_expressions(start):
+            continue
         if node.guard is None and inner not in dims.atoms(start):
             ahead = ELEMENTS_AHEAD // node.buffer.dtype.bytes
             found.setdefault(node.buffer, dims.substitute(start, values) + ahead)

@@ -28,7 +28,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Reduce, load
 from bessemer.compiler.ir.loops import Prefetch
-from bessemer.compiler.ir.walk_expr import loads_of, reductions_of, substitute
+from bessemer.compiler.ir.walk_expr import index_expressions, loads_of, reductions_of, substitute
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.interleave import COLUMN_INTERLEAVE
@@ -225,7 +225,7 @@ class RowsAcross(RowWriter):
             along: Values = dict.fromkeys(node.over, atom(self.along))
             for read in loads_of(node.body):
                 at = dims.substitute(read.indices[0], along)
-                if {self.along, self.column} <= dims.atoms(at):
+                if {self.along, self.column} <= dims.atoms(at) and not index_expressions(at):
                     found.setdefault(read.buffer, dims.substitute(at, values) + self.columns)
         return found
 
