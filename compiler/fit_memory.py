@@ -26,6 +26,7 @@ from bessemer.compiler.targets.machine import Target
 TYPICAL = 64
 """The assumed value of a symbol without a hint."""
 TRIES = 5
+"""How often rematerialization is asked for less, each time with the schedule of the whole graph."""
 
 
 @dataclass(frozen=True, eq=False)

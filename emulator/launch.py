@@ -23,6 +23,7 @@ MOST_SHARED = 232448
 SIDE_BY_SIDE = 4096
 """Threads that run in one machine, where the grid has as many and memory allows."""
 _RACE_BYTES = 128 << 20
+"""What the records of who read and wrote shared memory may take."""
 
 
 @dataclass

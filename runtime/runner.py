@@ -115,8 +115,10 @@ class Runner:
         """As `run`; None where the entry may do it from now on: nothing but the inputs' shapes is
         new. That is faster, and outputs whose size the data decides need not be copied."""
         if unknown := named.keys() - {"inputs", "out"}:
-            name = min(unknown)
-            raise TypeError(f"run() has no argument '{name}': run({{'{name}': array}}), as a dict.")
+            raise TypeError(
+                f"run() has no argument '{min(unknown)}'; inputs by name are a dict, "
+                f"run({{'{next(iter(self._names), 'x')}': array}})."
+            )
         if given and len(given) + len(named) <= 2 and named.keys() <= {"out"}:
             values = in_order(self._names, given[0])
             arrays, plan = self._arrays(values), self._plan

@@ -21,10 +21,11 @@ BOX_BYTES = 128
 """Bytes of a box along the depth."""
 _UNIT = 16
 """Strides and addresses must be multiples of this many bytes."""
-_MOST_AXES = 5
-_MOST_STEP = 8
-_MOST_CORNER = 128
+_MOST_AXES, _MOST_STEP, _MOST_CORNER = 5, 8, 128
+"""What the driver's descriptors of tensors take: axes, strides of a window, and distances of its
+corners from the image's."""
 _PARTS = 3
+"""bfloat16 numbers that a float32 is split into."""
 
 
 @dataclass(frozen=True)

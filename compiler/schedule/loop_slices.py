@@ -24,7 +24,9 @@ from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
 
 _KEPT_BYTES = 4 << 20
+"""What the slices of a trial may take in the arena of every run, whether they are needed or not."""
 _FEWEST, _MOST, _TYPICAL = 16, 1024, 64
+"""Iterations of a trial; the last where the bytes of a slice are not known."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,9 @@ from bessemer.runtime.arrays import address, aligned_empty
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = ((1, 32 << 10), (2, 1 << 20), (3, 32 << 20))
+"""Caches, where the system does not tell of its own."""
 _MEMORY = 1 << 28
+"""Bytes that are measured for memory: more than any cache holds."""
 _CONTENT = 1 << 20
 _UNROLL = 8
 _AHEAD = 8 << 10

@@ -40,7 +40,9 @@ from bessemer.frontends.tuning.contest import (
 )
 
 _RUNS, _TRIAL_SECONDS = (5, 400), 0.6
+"""The fewest and the most runs of a trial, and about how long it takes."""
 _CHECK_SECONDS = 2.0
+"""Kept back of the time to tune: to compare the tuned model as a whole with the original."""
 
 
 def tune_model(

@@ -35,6 +35,7 @@ _BELL = math.sqrt(2 / math.pi)
 _MOST = 8
 """Products of more factors are not searched: repeated squaring makes exponentially many."""
 _SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
+"""Where arithmetic is compared with a curve: two cubes would agree everywhere after four."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from bessemer.compiler.ir.dims import Atom, Max, Min, Mod, Size
 
 LARGEST = 1 << 10
+"""What is looked for is smaller: vectors of 64 bytes, steps of a few vectors."""
 
 
 def largest_divisor(size: Size, known: Mapping[Atom, int]) -> int:

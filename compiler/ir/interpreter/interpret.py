@@ -18,6 +18,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 
 ITERATION_LIMIT = 1_000_000
+"""After so many turns a loop that has no trip count is taken to be endless."""
 
 
 Watch = Callable[[Node, Sequence[Array], Sequence[Array]], None]

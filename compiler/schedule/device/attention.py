@@ -54,6 +54,7 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 MOST_DEPTH = 128
 """The most elements that a query, or a value, may have."""
 _MOST_NODES = 16
+"""Of a mask that is computed for every score anew; what is longer is made once, in memory."""
 _SCORES, _RESULTS = "scores", "results"
 _ROW = Buffer("row", f32, (1,))
 

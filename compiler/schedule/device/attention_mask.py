@@ -33,6 +33,7 @@ Distance: TypeAlias = Size | None
 """Keys further than this behind the row (key - row is larger) are hidden. None: no key is known to
 be."""
 _MOST_ELEMENTS = 1 << 26
+"""Of a constant mask that is looked at: the comparison takes some bytes for each of them."""
 _TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt"}
 

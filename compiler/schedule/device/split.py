@@ -38,7 +38,9 @@ SHORTEST_SHARED = 4096
 THREADS = 512
 """Threads of a processor that are enough to keep it busy."""
 BLOCKS = 4
+"""Blocks of a processor that are enough, of the threads that share a part."""
 MOST_PARTS = 1024
+"""More would make the sum of the parts the long one."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ lines."""
 SHORTEST = 16
 """Elements of the shortest axis that is worth a tile."""
 FEWEST = 1 << 12
+"""Elements of an array that is worth tiles: four of them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
 from bessemer.compiler.targets.machine import Target
 
 _MOST_OTHERS = 8
+"""What a tuner may try for a kernel: each is a compilation of the kernel and a measurement."""
 _LIMITS = {
     "vectors": (1, 4),
     "height": (1, 32),

@@ -24,6 +24,7 @@ from bessemer.compiler.ir.operands import Tile
 
 EmitStore = Callable[[KernelState, Store], None]
 _MOST_UNROLLED = 4
+"""Steps from which on a loop keeps the code short: its body is a whole epilogue."""
 
 
 @dataclass(frozen=True)
