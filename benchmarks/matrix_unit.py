@@ -180,11 +180,11 @@ class TileWork:
 def tile_work(work: Work, form: TileForm, target: Target) -> TileWork:
     """The kernels for a work whose numbers are float32; rounded to bf16 where that is the form."""
     draft, shape = work.contraction, work.a.shape
-    layout, split = PartsLayout(work.a.size), None
+    layout, split = PartsLayout(work.a.size, form), None
     left = aligned(shape, bf16.numpy)
     left[...] = work.a.astype(bf16.numpy)
     if form is SPLIT:
-        layout = parts_layout(draft, shape, 0)
+        layout = parts_layout(draft, shape, 0, form)
         draft = layout.contraction(draft)
         left = aligned([evaluate_named(size, {}) for size in layout.shape], bf16.numpy)
         source, parts = Buffer("whole", f32, (work.a.size,)), Buffer("parts", bf16, layout.shape)

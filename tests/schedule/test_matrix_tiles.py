@@ -77,7 +77,7 @@ def test_parts_by_blocks_of_channels_give_the_same_sums(
 def test_groups_and_odd_starts_keep_the_order_of_the_left_side(rng: np.random.Generator) -> None:
     for case, base in ((Convolution((2, 7, 6, 64), 64, groups=2), 0), (Product(40, 40, 40), 7)):
         draft = prepare(case, rng).contraction
-        layout = parts_layout(draft, draft.a.shape, base)
+        layout = parts_layout(draft, draft.a.shape, base, SPLIT)
         assert layout.channels == 0
         assert layout.contraction(draft) is draft
 

@@ -50,7 +50,7 @@ def test_the_machine_splits_like_numpy(rng: np.random.Generator) -> None:
     x = np.concatenate([EDGES, [np.nan], rng.standard_normal(9000)]).astype(np.float32)
     count = dims.symbol("n")
     source, parts = Buffer("x", f32, (count,)), Buffer("parts", bf16, (3, count))
-    body, _ = PartsLayout(count).split_body(source, parts, 16)
+    body, _ = PartsLayout(count, SPLIT).split_body(source, parts, 16)
     kernel = Kernel("split", (source, parts), 1, ("n",), body)
     verify_kernel(kernel)
     out = np.zeros((3, x.size), bf16.numpy)

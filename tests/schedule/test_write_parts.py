@@ -15,10 +15,11 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import f32
-from bessemer.compiler.options import Options, Tuning
+from bessemer.compiler.ir.types import bf16, f32
+from bessemer.compiler.options import Options, Precision, Tuning
 from bessemer.compiler.schedule import program
 from bessemer.compiler.targets import x86
+from bessemer.frontends.cli.compiler_steps import schedule
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.amx_emulation import emulator, needs_emulator
 from tests.compiled_kernels import HERE, CompiledKernel, assembly
@@ -67,8 +68,12 @@ def together(name: str) -> Compilation:
     return compiled(name)
 
 
-def compiled(name: str, tuning: Tuning | None = None) -> Compilation:
-    options = Options(target="x86_64-amx", verify=True, tuning=tuning or Tuning())
+def compiled(
+    name: str, tuning: Tuning | None = None, precision: Precision = "float32"
+) -> Compilation:
+    options = Options(
+        target="x86_64-amx", precision=precision, verify=True, tuning=tuning or Tuning()
+    )
     return build(read_onnx(NETWORKS[name](np.float32).model()), options)
 
 
@@ -94,13 +99,23 @@ def test_only_what_is_read_again_is_split_by_a_pass() -> None:
 
 
 @needs_emulator
-@pytest.mark.parametrize("name", ["maps", pytest.param("rows", marks=pytest.mark.slow)])
-def test_the_bits_are_those_of_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("maps", "float32"),
+        pytest.param("rows", "float32", marks=pytest.mark.slow),
+        pytest.param("maps", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_the_bits_are_those_of_a_pass(
+    name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     emulator()
-    made = together(name)
+    made = together(name) if precision == "float32" else compiled(name, precision=precision)
     monkeypatch.setattr(program, "write_parts", lambda steps, outputs, lowering: tuple(steps))
-    apart = compiled(name)
-    assert any(kernel.startswith("split") for kernel in names(apart))
+    apart = compiled(name, precision=precision)
+    assert any("_parts" in kernel for kernel in names(made))
+    assert not any("_parts" in kernel for kernel in names(apart))
     rng = np.random.default_rng(2)
     shape = [d if isinstance(d, int) else 37 for d in made.program.inputs[0].type.shape]
     x = rng.standard_normal(shape).astype(np.float32)
@@ -110,6 +125,23 @@ def test_the_bits_are_those_of_a_pass(name: str, monkeypatch: pytest.MonkeyPatch
     one, two = (runs_to(loaded(either), x) for either in (made, apart))
     assert np.isfinite(one).any() and np.isnan(one).any()
     np.testing.assert_array_equal(one.view(np.uint32), two.view(np.uint32))
+
+
+def test_maps_that_only_tiles_and_epilogues_read_lie_in_blocks() -> None:
+    """In bfloat16: a padded map, one that is added to another's sums, one of 128 channels, and what
+    a pooling stores; not what the pooling reads."""
+    options = Options(target="x86_64-amx", precision="bfloat16")
+    program = schedule(read_onnx(maps(np.float32).model()), options).program
+    launches = [step for step in program.steps if isinstance(step, Launch)]
+    written = [v.type for s in launches for v in s.values[-s.kernel.outputs :]]
+    blocks = [type.shape for type in written if type.dtype is bf16 and type.shape[-1] == 32]
+    assert blocks == [
+        (2, 1, 130, 32),
+        (1, 11, 12, 32),
+        (2, 1, 90, 32),
+        (4, 1, 90, 32),
+        (2, 1, 72, 32),
+    ]
 
 
 def test_a_tuning_decides_against_tiles() -> None:

@@ -91,7 +91,7 @@ def blocked(
     """A kernel that splits a by blocks of channels, one that multiplies; a and the other inputs."""
     a, b = sources
     draft = prepared.contraction
-    layout = parts_layout(draft, draft.a.shape, 0)
+    layout = parts_layout(draft, draft.a.shape, 0, SPLIT)
     source = Buffer("source", f32, (layout.elements,))
     parts = Buffer("parts", bf16, layout.shape)
     body, _ = layout.split_body(source, parts, 16)

@@ -24,7 +24,7 @@ from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.kernel_table import KernelTable
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BlockReader, Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nest import Nest
 from bessemer.compiler.schedule.nests.nests import flat, lower_nest
@@ -92,13 +92,15 @@ class LaunchOrigins:
 
     `pieces` are what element-by-element kernels store (merge_updates.py), and `products` the
     contractions that store a whole value (update_in_product.py), both by value. `splits` are the
-    launches that split a value into parts (write_parts.py), and `packs` those that do nothing but
-    move rows to panels (write_panels.py).
+    launches that split a value into parts, `block_readers` those that can read one by blocks of
+    channels (write_parts.py), and `packs` those that do nothing but move rows to panels
+    (write_panels.py).
     """
 
     pieces: dict[Value, Piece] = field(default_factory=dict)
     products: dict[Value, TiledProduct] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
+    block_readers: dict[Launch, BlockReader] = field(default_factory=dict)
     packs: dict[Launch, PackedRows] = field(default_factory=dict)
 
 

@@ -21,6 +21,7 @@ from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, 
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import (
+    BlockReader,
     PartsLayout,
     Split,
     parts_layout,
@@ -55,11 +56,9 @@ def lower_on_matrix_unit(
     form = _form(job, lowering.precision) if target.has_tiles else None
     if form is None:
         return None
-    draft, layout = job.draft, PartsLayout(job.left.type.numel)
-    if form.parts > 1:
-        layout = parts_layout(draft, job.left.type.shape, job.base)
-        draft = layout.contraction(draft)
-    tiling = plan_tiles(draft, form, target, layout.part_stride)
+    blocks = parts_layout(job.draft, job.left.type.shape, job.base, form)
+    layout = blocks if form.parts > 1 else PartsLayout(job.left.type.numel, form)
+    tiling = _tiling(job, layout, lowering)
     if tiling is None:
         return None
     split = STORE_PARTS if job.is_made and layout.is_whole else SPLIT_NUMBER
@@ -71,18 +70,56 @@ def lower_on_matrix_unit(
     right = _packed(job, layout, tiling, lowering, launches)
     if right is None:
         return None
-    operand = job.left if form.parts == 1 else _split(job, layout, lowering, launches)
+    if form.parts > 1:
+        operand = _split(job, layout, lowering, launches)
+        return [*launches, _multiply(job, layout, tiling, operand, right, lowering)]
+    launch = _multiply(job, layout, tiling, job.left, right, lowering)
+    _note_blocks(job, blocks, launch, right, lowering)
+    return [*launches, launch]
+
+
+def _tiling(job: TileJob, layout: PartsLayout, lowering: Lowering) -> MatrixTiling | None:
+    """The tiling that reads the left operand in this layout."""
+    draft = layout.contraction(job.draft)
+    return plan_tiles(draft, layout.form, lowering.target, layout.part_stride)
+
+
+def _multiply(
+    job: TileJob,
+    layout: PartsLayout,
+    tiling: MatrixTiling,
+    left: Value,
+    right: Value,
+    lowering: Lowering,
+) -> Launch:
+    """The launch that multiplies: the left operand in this layout, the right one packed."""
     inputs = Fusion.of(job.nodes, lowering.constants)
-    a, b = flat(inputs.buffer(operand)), flat(inputs.buffer(right))
+    a, b = flat(inputs.buffer(left)), flat(inputs.buffer(right))
+    draft = layout.contraction(job.draft)
     contraction = replace(draft, a=a, b=b, epilogue=job.epilogue(inputs))
-    body = lower_on_tiles(contraction, tiling, target)
-    launch = lowering.launch(
+    body = lower_on_tiles(contraction, tiling, lowering.target)
+    return lowering.launch(
         job.nodes,
         flat_buffers(inputs),
         {job.out.value: job.out.buffer},
         Computation(body, tiling.operations(), arguments={BASE: layout.base(job.base)}),
     )
-    return [*launches, launch]
+
+
+def _note_blocks(
+    job: TileJob, layout: PartsLayout, launch: Launch, right: Value, lowering: Lowering
+) -> None:
+    """Notes how the launch would read its left operand by blocks of channels, if that differs. The
+    order of the depth, and so the packed right operand, is the same."""
+    if layout.blocks < 2 or not layout.is_whole:
+        return
+    tiling = _tiling(job, layout, lowering)
+    assert tiling is not None
+    lowering.origins.block_readers[launch] = BlockReader(
+        job.left,
+        layout,
+        lambda left: _multiply(job, layout, tiling, left, right, lowering),
+    )
 
 
 def _form(job: TileJob, precision: str) -> TileForm | None:

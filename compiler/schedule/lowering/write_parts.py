@@ -1,64 +1,67 @@
-"""Lets kernels store float32 results as three bfloat16 parts themselves, where a separate launch
-would split them.
+"""Lets kernels store results as a matrix unit reads them: float32 as three bfloat16 parts, where a
+separate launch would split them, and other numbers by blocks of channels.
 
     conv -> f32 -> split -> parts -> conv on tiles
     conv -> parts -> conv on tiles                      and f32 as well if anything else reads it
+    conv -> bf16 -> conv on tiles
+    conv -> blocks -> conv on tiles                     and epilogues
 
-A matrix unit reads float32 numbers as parts (matrix_tiles_packing.py). A launch that makes them
-reads and writes every number once more. If all of a value is stored as vectors of neighbours, each
-of these stores becomes three, or four if the float32 numbers are needed, too.
+A launch that splits reads and writes every number once more. If all of a value is stored as vectors
+of neighbours, each of these stores becomes three, or four if the float32 numbers are needed, too.
+
+By blocks of channels (matrix_tiles_layout.py) the rows of a tile are neighbouring cache lines, not
+as far apart as pixels are. On an Intel processor with AMX products of bfloat16 then took 0.48 to
+1.01 of the time (nine shapes, geometric mean 0.84). A launch only for that would cost more than it
+gains unless there are many columns.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir import dims, loops, walk_loops
-from bessemer.compiler.ir.dims import Symbol
-from bessemer.compiler.ir.expr import Buffer, read
+from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import Block, Statement
+from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Alias, Launch, Step
-from bessemer.compiler.ir.types import bf16
-from bessemer.compiler.ir.walk_expr import loads_of
+from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.ir.walk_steps import alias_sources, root_of, touched
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts
-
-_WIDEST = 16
-"""Lanes of the widest vector of float32 numbers: of a fragment, or where a loop leaves it open."""
-
-_WORTH_CODE = 1 << 17
-"""Values with fewer numbers than this are split by a launch of their own, which takes about 40
-microseconds; splitting in the epilogue makes the code of a kernel with register tiles 4 KiB
-longer."""
+from bessemer.compiler.schedule.lowering.parts_in_bodies import with_loads, with_stores
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BlockReader, PartsLayout
 
 
 def write_parts(
     steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering
 ) -> tuple[Step, ...]:
-    """The steps, without the splits that the kernels before them can do."""
-    if not lowering.origins.splits:
+    """The steps, without the splits that the kernels before them can do, and with values by blocks
+    of channels where only a matrix unit reads them."""
+    if not (lowering.origins.splits or lowering.origins.block_readers):
         return tuple(steps)
-    return _Removal(steps, outputs, lowering).steps()
+    return _Change(steps, outputs, lowering).steps()
 
 
-class _Removal:
-    """Removes splits from the steps. `reads` counts how often each value is read, in whatever
-    shape."""
+class _Change:
+    """Changes the steps. `reads` counts how often each value is read, in whatever shape, and
+    `readers` are the steps that do, in order. `by_blocks` has what multiplies a value by blocks in
+    place of a step, and `moved` the values that a step reads so in its epilogue."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering) -> None:
         self.before, self.lowering = steps, lowering
         self.splits = {split.launch: split for split in lowering.origins.splits}
         self.sources = alias_sources(steps)
         self.reads = Counter(map(self.root, outputs))
+        self.readers: defaultdict[Value, list[Step]] = defaultdict(list)
+        self.by_blocks: dict[Step, Launch] = {}
+        self.moved: defaultdict[Step, list[_Place]] = defaultdict(list)
+        self.unread: set[Value] = set()
         for step in steps:
-            if not isinstance(step, Alias):
-                self.reads.update(map(self.root, touched(step)[0]))
+            if isinstance(step, Alias):
+                continue
+            for value in map(self.root, touched(step)[0]):
+                self.reads[value] += 1
+                self.readers[value].append(step)
 
     def root(self, value: Value) -> Value:
         """The value as it was stored, of which this one may be a reshape."""
@@ -66,60 +69,137 @@ class _Removal:
 
     def steps(self) -> tuple[Step, ...]:
         found: list[Step] = []
-        unread: set[Value] = set()
         for step in self.before:
-            split = self.splits.get(step) if isinstance(step, Launch) else None
-            if split is None or not self._is_done_before(split, found, unread):
-                found.append(step)
+            if isinstance(step, Launch) and step in self.splits:
+                if self._is_split_before(step, found):
+                    continue
+            elif not isinstance(step, Alias):
+                for value in dict.fromkeys(map(self.root, touched(step)[0])):
+                    if step is self.readers[value][0]:
+                        self._lay_in_blocks(value, found)
+            found.append(self._with_moved(step))
         return tuple(
-            s for s in found if not isinstance(s, Alias) or self.root(s.target) not in unread
+            s for s in found if not isinstance(s, Alias) or self.root(s.target) not in self.unread
         )
 
-    def _is_done_before(self, split: Split, steps: list[Step], unread: set[Value]) -> bool:
-        """Changes the kernels that store the value so that they split it, if they can; returns
-        whether they do."""
+    def _is_split_before(self, launch: Launch, steps: list[Step]) -> bool:
+        """Lets the kernels before a split do it, if they can; returns whether they do."""
+        split = self.splits[launch]
         value = self.root(split.value)
         is_last = self.reads[value] == 1
+        if not self._store(_Place(value, split.parts, split.layout, not is_last), steps):
+            return False
+        self.reads[value] -= 1
+        if is_last:
+            self.unread.add(value)
+        return True
+
+    def _lay_in_blocks(self, value: Value, steps: list[Step]) -> None:
+        """Lets the kernels before store a value by blocks, and all its readers read it so, if all
+        of them can."""
+        readers = self.readers[value]
+        layouts = [reader.layout for step in readers if (reader := self._on_tiles(step, value))]
+        if not layouts or self.reads[value] > len(readers):
+            return
+        blocks = Value(TensorType(layouts[0].form.left, layouts[0].shape))
+        place = _Place(value, blocks, layouts[0], keep=False)
+        if any(layout.channels != place.layout.channels for layout in layouts):
+            return
+        made = {step: self._reading(step, place) for step in readers}
+        if None in made.values() or not self._store(place, steps):
+            return
+        self.unread.add(value)
+        for step, launch in made.items():
+            if launch is not None and self._on_tiles(step, value):
+                self.by_blocks[step] = launch
+            else:
+                self.moved[step].append(place)
+
+    def _on_tiles(self, step: Step, value: Value) -> BlockReader | None:
+        """How a step reads a value on tiles, if it does."""
+        reader = self.lowering.origins.block_readers.get(step) if isinstance(step, Launch) else None
+        return reader if reader is not None and self.root(reader.value) is value else None
+
+    def _reading(self, step: Step, place: _Place) -> Launch | None:
+        """What a step is if it reads a value by blocks; None if it cannot."""
+        reader = self._on_tiles(step, place.value)
+        if reader is None:
+            return self._loading(step, place)
+        made = reader.reading(place.parts)
+        # Its epilogue may read the value, too.
+        return None if place.value in map(self.root, touched(made)[0]) else made
+
+    def _loading(self, step: Step, place: _Place) -> Launch | None:
+        """The same for a step that reads the value in an epilogue."""
+        values = [v for v in touched(step)[0] if self.root(v) is place.value]
+        if not isinstance(step, Launch) or len(values) > 1:
+            return None
+        return _with_loads(step, values[0], place, self.lowering)
+
+    def _with_moved(self, step: Step) -> Step:
+        """The step, reading by blocks what now lies so."""
+        changed = self.by_blocks.get(step, step)
+        for place in self.moved[step]:
+            found = self._loading(changed, place)
+            assert found is not None
+            changed = found
+        return changed
+
+    def _store(self, place: _Place, steps: list[Step]) -> bool:
+        """Changes the kernels that store a value so that they store it there, if they can; returns
+        whether they do."""
         changed: dict[int, Launch] = {}
-        for place, step in enumerate(steps):
-            if value not in map(self.root, touched(step)[1]) or isinstance(step, Alias):
+        for number, step in enumerate(steps):
+            if isinstance(step, Alias) or place.value not in map(self.root, touched(step)[1]):
                 continue
             launch = None
             if isinstance(step, Launch):
-                launch = _with_parts(step, value, split, not is_last, self.lowering)
+                launch = _with_parts(step, place, self.lowering)
             if launch is None:
                 return False
-            changed[place] = launch
-        if not changed:
-            return False  # an input
-        for place, launch in changed.items():
-            steps[place] = launch
-        self.reads[value] -= 1
-        if is_last:
-            unread.add(value)
-        return True
+            changed[number] = launch
+        for number, launch in changed.items():
+            steps[number] = launch
+        return bool(changed)  # an input is stored by none
 
 
-def _with_parts(
-    launch: Launch, value: Value, split: Split, keep: bool, lowering: Lowering
-) -> Launch | None:
-    """The launch with a kernel that stores the parts, and the value itself if `keep`. None if the
-    kernel cannot be changed so."""
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a value's `parts` are stored; with `keep`, besides the value itself."""
+
+    value: Value
+    parts: Value
+    layout: PartsLayout
+    keep: bool
+
+
+def _with_parts(launch: Launch, place: _Place, lowering: Lowering) -> Launch | None:
+    """The launch with a kernel that stores the parts. None if the kernel cannot be changed so."""
     kernel = launch.kernel
     if kernel.has_team:
         return None  # a recurrence: large code, of whose time splitting is nothing
     buffers = dict(zip(launch.values, kernel.buffers, strict=True))
-    if len(buffers) < len(launch.values) or value in [*buffers][: -kernel.outputs]:
+    if len(buffers) < len(launch.values) or place.value in [*buffers][: -kernel.outputs]:
         return None
-    parts = Buffer(f"parts{len(buffers)}", bf16, split.layout.shape)
-    stores = _Stores(buffers[value], parts, split.layout, keep)
-    try:
-        body = stores.block(kernel.body)
-    except _Unsuitable:
+    parts = Buffer(f"parts{len(buffers)}", place.parts.type.dtype, place.layout.shape)
+    body = with_stores(kernel.body, buffers[place.value], parts, place.layout, place.keep)
+    if body is None:
         return None
-    outputs = {} if keep else {value: None}
-    made = rewritten(launch, body, {**outputs, split.parts: parts}, "parts", lowering)
-    return made if keep else replace(made, replaceable=())
+    outputs = {} if place.keep else {place.value: None}
+    made = rewritten(launch, body, {**outputs, place.parts: parts}, "parts", lowering)
+    return made if place.keep else replace(made, replaceable=())
+
+
+def _with_loads(launch: Launch, value: Value, place: _Place, lowering: Lowering) -> Launch | None:
+    """The launch with a kernel that reads the parts in place of this value. None if the kernel
+    cannot be changed so."""
+    kernel = launch.kernel
+    body = with_loads(kernel.body, kernel.buffers[launch.values.index(value)], place.layout)
+    if body is None:
+        return None
+    values = tuple(place.parts if v is value else v for v in launch.values)
+    made = rewritten(replace(launch, values=values), body, {}, "parts", lowering)
+    return replace(made, replaceable=tuple(v for v in made.replaceable if v is not value))
 
 
 def rewritten(
@@ -149,103 +229,3 @@ def rewritten(
         ),
     )
     return replace(made, sources=launch.sources, replaceable=launch.replaceable)
-
-
-class _Unsuitable(Exception):
-    """Raised for a kernel that stores the value otherwise than as vectors of neighbours, or reads
-    what it has stored."""
-
-
-@dataclass
-class _Stores:
-    """Replaces stores to `whole` by stores of its parts; with `keep`, adds these before the store,
-    which may overwrite what it is computed from."""
-
-    whole: Buffer
-    parts: Buffer
-    layout: PartsLayout
-    keep: bool
-    count: int = 0
-
-    def block(self, block: Block, vector: loops.For | None = None) -> Block:
-        """The block with its stores changed. Raises _Unsuitable."""
-        return tuple(new for statement in block for new in self._statement(statement, vector))
-
-    def _statement(self, statement: Statement, vector: loops.For | None) -> Iterator[Statement]:
-        self._check_loads(statement)
-        match statement:
-            case loops.For(kind="vector"):
-                yield self._vector_loop(statement)
-            case loops.For() | loops.While() | loops.If():
-                yield walk_loops.with_blocks(statement, partial(self.block, vector=vector))
-            case loops.Store() if self._is_of(statement):
-                if vector is None:
-                    raise _Unsuitable
-                self.count += 1
-                whole = f"whole{self.count}"
-                yield loops.Define(whole, statement.value)
-                statement = replace(statement, value=read(whole, statement.value.dtype))
-                yield from self._stores(statement, vector.index, vector.lanes or _WIDEST)
-            case loops.FragmentStore(_, column, _, stores):
-                if len(stores) > 1 and self._is_small():
-                    raise _Unsuitable
-                rows = tuple(tuple(self._row(row, column)) for row in stores)
-                yield replace(statement, stores=rows)
-            case loops.Prefetch() | loops.Stream() if self._is_of(statement):
-                if self.keep:
-                    yield statement
-            case _ if self._is_of(statement):
-                raise _Unsuitable
-            case _:
-                yield statement
-
-    def _vector_loop(self, loop: loops.For) -> loops.For:
-        """A vector loop whose vectors each lie in one block of channels."""
-        before = self.count
-        body = self.block(loop.body, loop)
-        narrow = max(1, BLOCK // (loop.lanes or _WIDEST))
-        if self.count == before or not self.layout.channels or loop.interleave <= narrow:
-            return replace(loop, body=body)
-        if any(isinstance(s, loops.Accumulate) for s in body):
-            raise _Unsuitable  # the order of a sum would be another
-        return replace(loop, body=body, interleave=narrow)
-
-    def _row(self, row: Sequence[loops.Store], column: Symbol) -> Iterator[loops.Store]:
-        for store in row:
-            if self._is_of(store):
-                yield from self._stores(store, column, _WIDEST)
-            else:
-                yield store
-
-    def _stores(self, store: loops.Store, index: Symbol, lanes: int) -> Iterator[loops.Store]:
-        """The stores of the parts, and the store itself if it is kept."""
-        offset = store.buffer.offset(store.indices)
-        first = offset - dims.atom(index)
-        is_aligned = BLOCK % lanes == 0 and dims.mod(first, lanes) == 0
-        if store.guard is not None or dims.coefficient_of(offset, index) != 1:
-            raise _Unsuitable
-        if self.layout.channels and not is_aligned:
-            raise _Unsuitable
-        flat = Buffer(self.parts.name, bf16, (dims.product(self.parts.shape),))
-        for number, part in enumerate(split_parts(store.value)):
-            place = self.layout.offset(offset) + number * self.layout.part_stride
-            yield loops.Store(flat, (place,), part)
-        if self.keep:
-            yield store
-
-    def _is_small(self) -> bool:
-        """Whether the value is so small that a separate launch costs less than long straight
-        code."""
-        count = self.layout.elements
-        return isinstance(count, int) and count < _WORTH_CODE
-
-    def _is_of(self, statement: Statement) -> bool:
-        """Whether a statement names the buffer."""
-        named = (getattr(statement, field.name) for field in fields(statement))
-        return any(isinstance(one, Buffer) and one.name == self.whole.name for one in named)
-
-    def _check_loads(self, statement: Statement) -> None:
-        for expression in walk_loops.expressions(statement):
-            for node in loads_of(expression):
-                if node.buffer.name == self.whole.name:
-                    raise _Unsuitable

@@ -1,6 +1,8 @@
-"""How the three bfloat16 parts of a contraction's left operand lie in memory.
+"""How a contraction's left operand lies in memory: float32 numbers as three bfloat16 parts, others
+as the one part that they are.
 
-If all channels of a pixel (the columns of a row) are multiplied, they lie in blocks of 32 channels:
+If all channels of a pixel (the columns of a row) are multiplied, they lie in blocks of 32 channels
+(64 of bytes):
 
     parts[channel // 32, part, pixel, channel % 32]        0 beyond the last channel
 
@@ -27,9 +29,8 @@ from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import SPLIT, split_parts
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import TileForm, split_parts
 
-BLOCK = SPLIT.depth
 # Elements that one step of the parallel loop splits.
 _CHUNK = 4096
 _OPERATIONS = 12
@@ -37,16 +38,22 @@ _OPERATIONS = 12
 
 @dataclass(frozen=True, eq=False)
 class PartsLayout:
-    """The layout of the parts of `elements` numbers. With `channels`, the number of channels of
-    each pixel, it is by blocks of channels; 0 stands for the other layout."""
+    """The layout of the parts of `elements` numbers, for tiles of this `form`. With `channels`, the
+    number of channels of each pixel, it is by blocks of channels; 0 stands for the other layout."""
 
     elements: Size
+    form: TileForm
     channels: int = 0
+
+    @property
+    def block(self) -> int:
+        """Channels of a block."""
+        return self.form.depth
 
     @property
     def is_whole(self) -> bool:
         """Whether the blocks are full, so that the layout adds no zeros."""
-        return self.channels % BLOCK == 0
+        return self.channels % self.block == 0
 
     @property
     def pixels(self) -> Size:
@@ -55,28 +62,28 @@ class PartsLayout:
     @property
     def blocks(self) -> int:
         """Blocks of channels."""
-        return -(-self.channels // BLOCK)
+        return -(-self.channels // self.block)
 
     @property
     def shape(self) -> tuple[Size, ...]:
         """The shape of all parts together."""
         if not self.channels:
-            return (SPLIT.parts, self.elements)
-        return (self.blocks, SPLIT.parts, self.pixels, BLOCK)
+            return (self.form.parts, self.elements)
+        return (self.blocks, self.form.parts, self.pixels, self.block)
 
     @property
     def part_stride(self) -> Size:
         """The number of elements from one part to the next."""
-        return self.pixels * BLOCK if self.channels else self.elements
+        return self.pixels * self.block if self.channels else self.elements
 
     def offset(self, element: Size) -> Size:
         """The offset of the first part of the number that was at offset `element`. The channels
         must be whole blocks."""
         if not self.channels:
             return element
-        block = dims.floordiv(element, BLOCK)
+        block = dims.floordiv(element, self.block)
         within, pixel = dims.mod(block, self.blocks), dims.floordiv(block, self.blocks)
-        return (within * SPLIT.parts * self.pixels + pixel - block) * BLOCK + element
+        return (within * self.form.parts * self.pixels + pixel - block) * self.block + element
 
     def contraction(self, draft: Contraction) -> Contraction:
         """The draft, changed to read the first part of each number in place of the number."""
@@ -86,13 +93,13 @@ class PartsLayout:
         *outer, _ = draft.depth
         depth = (
             *(replace(axis, a_stride=self._blocked(axis.a_stride)) for axis in outer),
-            DepthAxis(self.blocks, self.part_stride * SPLIT.parts),
-            DepthAxis(BLOCK, 1),
+            DepthAxis(self.blocks, self.part_stride * self.form.parts),
+            DepthAxis(self.block, 1),
         )
         return replace(draft, rows=rows, depth=depth)
 
     def _blocked(self, distance: Size) -> Size:
-        return dims.floordiv(distance, self.channels) * BLOCK
+        return dims.floordiv(distance, self.channels) * self.block
 
     def base(self, base: Size) -> Size:
         """The same for the offset of a pixel's first channel, where channels need not be whole
@@ -106,7 +113,7 @@ class PartsLayout:
             return b
         *matrices, depth, columns = b.shape
         taps = b.reshape(*matrices, depth // self.channels, self.channels, columns)
-        more = self.blocks * BLOCK - self.channels
+        more = self.blocks * self.block - self.channels
         padded = np.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(0, more), (0, 0)])
         return padded.reshape(*matrices, -1, columns)
 
@@ -114,19 +121,20 @@ class PartsLayout:
         self, element: Callable[[Size, Size, Size], Expression]
     ) -> Callable[[Size, Size, Size], Expression]:
         """The same for a right operand that is given by its elements."""
-        if self.channels % BLOCK == 0:
+        if self.channels % self.block == 0:
             return element
+        all_channels = self.blocks * self.block
 
         def padded(matrix: Size, k: Size, column: Size) -> Expression:
-            tap, channel = dims.floordiv(k, self.blocks * BLOCK), dims.mod(k, self.blocks * BLOCK)
+            tap, channel = dims.floordiv(k, all_channels), dims.mod(k, all_channels)
             value = element(matrix, tap * self.channels + channel, column)
             return guarded(less(channel, self.channels), value, 0)
 
         return padded
 
     def split_body(self, source: Buffer, parts: Buffer, lanes: int) -> tuple[Block, Size]:
-        """The body of a kernel that splits the numbers of a flat buffer, and the operations of an
-        item."""
+        """The body of a kernel that splits the float32 numbers of a flat buffer, and the operations
+        of an item."""
         builder = KernelBuilder()
         if not self.channels:
             with builder.loop(dims.ceildiv(self.elements, _CHUNK), "parallel") as chunk:
@@ -136,16 +144,16 @@ class PartsLayout:
                     for number, part in enumerate(split_parts(source[first + i])):
                         builder.store(parts, (number, first + i), part)
             return builder.block(), _OPERATIONS * _CHUNK
-        run = max(1, _CHUNK // (self.blocks * BLOCK))
+        run = max(1, _CHUNK // (self.blocks * self.block))
         with builder.loop(dims.ceildiv(self.pixels, run), "parallel") as chunk:
             first = chunk * run
             with builder.loop(dims.minimum(run, self.pixels - first)) as i:
                 pixel = first + i
-                with builder.loop(self.channels // BLOCK) as block:
-                    self._split_block(builder, source, parts, (pixel, block, BLOCK), lanes)
-                if rest := self.channels % BLOCK:
+                with builder.loop(self.channels // self.block) as block:
+                    self._split_block(builder, source, parts, (pixel, block, self.block), lanes)
+                if rest := self.channels % self.block:
                     self._split_block(builder, source, parts, (pixel, self.blocks - 1, rest), lanes)
-        return builder.block(), _OPERATIONS * run * self.blocks * BLOCK
+        return builder.block(), _OPERATIONS * run * self.blocks * self.block
 
     def _split_block(
         self,
@@ -158,8 +166,8 @@ class PartsLayout:
         """Splits one block of channels of a pixel. `place` is (pixel, block, number of channels
         that exist)."""
         pixel, block, limit = place
-        with builder.loop(BLOCK, "vector", lanes, BLOCK // lanes) as i:
-            value = source[pixel * self.channels + block * BLOCK + i]
+        with builder.loop(self.block, "vector", lanes, self.block // lanes) as i:
+            value = source[pixel * self.channels + block * self.block + i]
             value = guarded(less(i, limit), value, 0)
             for number, part in enumerate(split_parts(value)):
                 builder.store(parts, (block, number, pixel, i), part)
@@ -175,11 +183,23 @@ class Split:
     layout: PartsLayout
 
 
-def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> PartsLayout:
+@dataclass(frozen=True, eq=False)
+class BlockReader:
+    """What a launch is that reads a value of one part in the order of its elements: `reading` makes
+    the launch that does the same with the value in this layout by blocks."""
+
+    value: Value
+    layout: PartsLayout
+    reading: Callable[[Value], Launch]
+
+
+def parts_layout(
+    draft: Contraction, shape: tuple[Size, ...], base: Size, form: TileForm
+) -> PartsLayout:
     """The layout of the parts of a left operand of this shape, whose first row begins at offset
     `base`."""
     elements = dims.product(shape)
-    plain = PartsLayout(elements)
+    plain = PartsLayout(elements, form)
     channels = shape[-1] if shape else 1
     if not isinstance(channels, int) or channels < 1 or not draft.depth:
         return plain
@@ -189,4 +209,4 @@ def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> Par
     distances = [axis.a_stride for axis in draft.rows] + [axis.a_stride for axis in outer]
     if any(dims.mod(distance, channels) != 0 for distance in (*distances, base)):
         return plain
-    return PartsLayout(elements, channels)
+    return PartsLayout(elements, form, channels)
