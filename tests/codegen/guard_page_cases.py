@@ -53,6 +53,20 @@ CASES = [
         [{"n": 1}, {"n": 7}, {"n": 67}],
     ),
     Case(
+        "groups of few channels, which are the last axis in memory",
+        """agraph (float[1, 5, 4, 20] x, float[1, 9, 96] u) => (float[1, 10, 3, 2] y,
+            float[1, 12, 6] z) {
+            a = Transpose<perm = [0, 3, 1, 2]>(x)
+            sizes = Constant<value_ints = [10, 4, 3, 3]>()
+            w = ConstantOfShape<value = float[1] {0.5}>(sizes)
+            y = Conv<group = 5>(a, w)
+            b = Transpose<perm = [0, 2, 1]>(u)
+            others = Constant<value_ints = [12, 16, 4]>()
+            v = ConstantOfShape<value = float[1] {0.5}>(others)
+            z = Conv<group = 6>(b, v)
+        }""",
+    ),
+    Case(
         "convolutions",
         """agraph (float[1, 5, 9, 7] x, float[6, 5, 3, 3] w, float[6, 1, 3, 3] d,
             float[3, 6, 1, 1] p) => (float[1, 3, 9, 7] y, float[1, 6, 4, 3] z) {

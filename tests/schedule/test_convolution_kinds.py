@@ -67,6 +67,8 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (1, 32, 9, 18), (32, 4, 3, 3), {"pads": [1] * 4, "group": 8}),
     ("Conv", (2, 48, 9, 8), (48, 2, 3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1], "group": 24}),
     ("Conv", (1, 16, 23), (16, 8, 5), {"dilations": [2], "pads": [4, 4], "group": 2}),
+    ("Conv", (1, 40, 4, 9, 8), (20, 8, 3, 2, 3), {"pads": [1, 0, 1, 1, 1, 1], "group": 5}),
+    ("Conv", (2, 36, 30), (24, 12, 4), {"strides": [2], "pads": [1, 2], "group": 3}),
     ("Conv", (2, 16, 7, 9, 8), (24, 16, 3, 3, 3), {"strides": [2, 1, 1], "pads": [1] * 6}),
     ("Conv", (1, 16, 4, 9, 8), (16, 16, 1, 3, 3), {"pads": [0, 1, 1, 0, 1, 1]}),
     (
@@ -322,9 +324,19 @@ def test_sums_return_to_planes_as_bytes(groups: int) -> None:
     assert kernel.buffers[-1].dtype is u8
 
 
-def test_several_filters_of_one_channel_are_depthwise_too() -> None:
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [
+        ((1, 16, 5, 6), (32, 1, 3, 3)),
+        ((1, 64, 4, 5, 6), (64, 4, 3, 3, 3)),
+        ((1, 80, 5, 6), (64, 5, 3, 3)),
+    ],
+)
+def test_groups_of_few_outputs_are_computed_as_depthwise_ones(
+    shape: tuple[int, ...], kernel: tuple[int, ...]
+) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=16)
-    model = node_model(node, [("x", floats(1, 16, 5, 6))], 17, [("w", floats(32, 1, 3, 3))])
+    model = node_model(node, [("x", floats(*shape))], 17, [("w", floats(*kernel))])
     decisions = planned(read_onnx(model)).program.decisions
     assert any(one.signature.startswith("depthwise") for one in decisions)
 

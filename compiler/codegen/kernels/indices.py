@@ -129,9 +129,9 @@ class Indices:
             case _:
                 return None
 
-    def group_of_first(self, size: Size) -> int | None:
-        """n, if what differs from lane to lane is i // n * n, the index of the first of n
-        neighbours, all of which are in the vector; else None."""
+    def steps_of_groups(self, size: Size) -> tuple[int, int] | None:
+        """(n, step), if what differs from lane to lane is i // n * step, the same for n neighbours,
+        all of which are in the vector; else None."""
         vectors = self.state.vectors
         if vectors is None or isinstance(size, int):
             return None
@@ -139,9 +139,9 @@ class Indices:
         if isinstance(varying, int):
             return None
         match list(varying.terms.items()):
-            case [(((FloorDiv(a, int(n)), 1),), factor)] if factor == n:
+            case [(((FloorDiv(a, int(n)), 1),), int(step))] if step > 0:
                 is_index = dims.as_atom(a) == vectors.symbol
-                return n if is_index and vectors.width % n == 0 else None
+                return (n, step) if is_index and vectors.width % n == 0 else None
             case _:
                 return None
 

@@ -155,19 +155,15 @@ def _repeated(
     elif known is not None and _is_picked(state, known):
         low = min(known)
         at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
-        places = [k - low for k in known]
-        if max(places) < width:
-            few = first_of(width, max(places) + 1)
-            vector = _contiguous(state, access, _guarded(w, at, guard), few)
-            return shuffle(w, vector, None, places)
-        return _picked(state, access, at, places, max(places) + 1, guard)
-    group = indices.group_of_first(access.offset)
-    if group is not None and mask is None and state.target.has_masks:
-        pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
-        # Memory after the last lane's element may not exist, so it is not read.
-        read = first_of(width, width - group + 1)
-        vector = _contiguous(state, access, pointer, read)
-        return shuffle(w, vector, None, [k // group * group for k in range(width)])
+        return _neighbours(state, access, at, [k - low for k in known], guard)
+    groups = indices.steps_of_groups(access.offset)
+    if groups is not None and groups[1] > 1 and mask in (None, state.mask):
+        places = [k // groups[0] * groups[1] for k in range(width)]
+        if _is_picked(state, places):
+            at = indices.address(access.buffer, access.offset)
+            if mask is None:
+                return _neighbours(state, access, at, places, guard)
+            return _picked_under(state, access, at, places, guard, mask)
     pattern = indices.pattern(access.offset)
     if pattern is None or not isinstance(pattern.denominator, int):
         return None
@@ -313,11 +309,11 @@ def _picked_under(
     guard: Value | None,
     mask: Value,
 ) -> Value:
-    """The elements at these places, all different, for the lanes that a mask allows; other lanes
-    are 0."""
+    """The elements at these places for the lanes that a mask allows. Other lanes are 0 where no
+    two places are the same; else the mask must be of the first lanes only."""
     w, width = state.writer, state.width
     none = literal(0, boolean, width)
-    lane_of = {place: lane for lane, place in enumerate(places)}
+    lane_of = {place: lane for lane, place in reversed(list(enumerate(places)))}
     result: Value | None = None
     for first in sorted({place // width * width for place in places}):
         lanes = [lane_of.get(place, width) for place in range(first, first + width)]
@@ -329,6 +325,22 @@ def _picked_under(
         result = shuffle(w, result or vector, vector, order)
     assert result is not None
     return result
+
+
+def _neighbours(
+    state: KernelState,
+    access: Access,
+    pointer: Pointer,
+    places: list[int],
+    guard: Value | None,
+) -> Value:
+    """The elements at these places from a pointer on. Memory behind the last one may not exist, so
+    it is not read."""
+    w, width, count = state.writer, state.width, max(places) + 1
+    if count > width:
+        return _picked(state, access, pointer, places, count, guard)
+    vector = _contiguous(state, access, _guarded(w, pointer, guard), first_of(width, count))
+    return shuffle(w, vector, None, places)
 
 
 def _picked(

@@ -305,7 +305,8 @@ class _Tile:
         if not columns or is_false(exists):
             return
         with when(builder, exists):
-            value = builder.define(work.x(self.band.image, row, column, channel), "x").value
+            source = work.source(channel)
+            value = builder.define(work.x(self.band.image, row, column, source), "x").value
             for (at_row, tap_row), (at, tap) in product(rows.items(), columns.items()):
                 sums[at_row, at].accumulate("add", value * weights[tap_row, tap])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, prod
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, loops
@@ -27,10 +27,17 @@ MOST_COLUMNS = 16
 HELD = 9
 """The most weights that stay in registers."""
 NARROW = (2, 4, 8)
-"""The numbers of channels in a group for which groups are computed in vectors of channels: with 16
-a matrix product is as fast."""
-FULL = 16
-"""A multiple of this many channels fills whole vectors, with whole groups, on every machine."""
+"""The numbers of outputs of a group for which groups are computed in vectors of channels: with 16 a
+matrix product is as fast."""
+LANES = 16
+"""Of a vector of the machines that compute groups in this way."""
+MOST_INPUTS = 16
+"""Inputs of such a group for each of its outputs: a vector of outputs then sees so many vectors of
+inputs at most."""
+_PICKED, _TURNED, _IN_TILES = 0.9, 0.4, 1 / 1.4
+"""Cycles to load a vector of neighbours that seldom begins with a line and to take a group's inputs
+out of it, to transpose a number, and to multiply one vector in a register tile one vector wide (all
+fitted to 48 convolutions on Zen 5)."""
 MOST_IN_A_ROW = 24
 """The most taps whose code is fully unrolled in a tile."""
 MOST_SEGMENTS = 4
@@ -61,18 +68,32 @@ def is_by_channels(node: Node) -> bool:
 
 
 def has_narrow_groups(node: Node) -> bool:
-    """Whether a convolution has groups of few channels with as many outputs as inputs. Such a group
-    is computed without waste as a vector of outputs times each of the group's inputs."""
-    kernel = node.inputs[1].type.shape
+    """Whether a convolution has groups of few outputs each, and vectors of the outputs of
+    neighbouring groups times each of their inputs take fewer cycles than a register tile for every
+    group, most lanes of which would be idle."""
+    kernel, groups = node.inputs[1].type.shape, node.attributes.get("groups", 1)
+    if groups == 1 or not all(isinstance(size, int) for size in kernel):
+        return False
+    *taps, group, outputs = map(dims.number, kernel)
+    filters = outputs // groups
     return (
         node.operator.name == "conv"
-        and kernel[-2] in NARROW
-        and kernel[-2] * node.attributes["groups"] == kernel[-1]
-        and dims.mod(kernel[-1], FULL) == 0
-        and len(kernel) in (3, 4)
-        and all(isinstance(size, int) for size in kernel)
+        and filters in NARROW
+        and 1 < group <= MOST_INPUTS * filters
+        and len(taps) in (1, 2, 3)
         and node.output.type.dtype == node.inputs[1].type.dtype == f32
+        and _narrow_cycles(node, group, filters) < taps[-1] * LANES / filters * _IN_TILES
     )
+
+
+def _narrow_cycles(node: Node, group: int, filters: int) -> float:
+    """Cycles for a vector of outputs, one of their group's inputs and a row of taps. The more taps
+    see an input, the fewer inputs are loaded; all rows of taps share what is transposed."""
+    *rows, columns = map(dims.number, node.inputs[1].type.shape[:-2])
+    stride: int = node.attributes["strides"][-1]
+    vectors = len({lane // filters * group // LANES for lane in range(LANES)})
+    turned = LANES / filters / prod(rows) * _TURNED
+    return min(columns, stride) * (vectors * _PICKED + turned) + columns / 2
 
 
 @dataclass(frozen=True)
@@ -99,9 +120,9 @@ class Depthwise:
     along which no window leaves the input.
 
     If there are `planes`, the input consists of volumes: `n` counts the planes of all of them, and
-    `weights` have one more axis in front, of planes. If `group` is more than 1, each channel sees
-    the inputs of all channels of its group: `weights` is [kernel rows, kernel columns, group,
-    channels].
+    `weights` have one more axis in front, of planes. Each of the input's channels has `filters`
+    outputs. If `group` is more than 1, each `filters` outputs see as many channels of the input,
+    the members of their group: `weights` is [kernel rows, kernel columns, group, channels].
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -115,6 +136,7 @@ class Depthwise:
     inputs: tuple[Size | None, Size | None] = (None, None)
     planes: Planes | None = None
     group: int = 1
+    filters: int = 1
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -153,6 +175,10 @@ class Depthwise:
         """Whether the loop over the channels is outside of the tiles, which share its weights."""
         is_long = self.kernel[1] > MANY_IN_A_ROW and self.group == 1
         return self.loops_over_taps and (self.kernel[0] > 1 or is_long)
+
+    def source(self, channel: Size, member: Size = 0) -> Size:
+        """The input channel that an output channel sees as this member of its group."""
+        return dims.floordiv(channel, self.filters) * self.group + member
 
     def reach(self, axis: int, count: int) -> int:
         """The number of inputs along an axis that `count` neighbouring outputs see."""
@@ -210,7 +236,8 @@ def _fits_with_all_planes(work: Depthwise, target: Target) -> bool:
     if work.planes is None:
         return False
     rows, columns = work.reach(0, 1), work.outputs[2] * work.strides[1]
-    size = work.planes.inputs * rows * columns * work.channels * work.weights.dtype.bytes
+    size = work.planes.inputs * rows * columns * work.source(work.channels)
+    size = size * work.weights.dtype.bytes
     return isinstance(size, int) and size <= target.l2_bytes * 3 // 4
 
 

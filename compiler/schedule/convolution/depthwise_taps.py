@@ -3,7 +3,7 @@
     for plane of taps                          volumes only
       for row of taps
         for segment of the row                 a few have code of their own, more are a loop
-          for member of the group              narrow groups only; unrolled
+          for member of the group              narrow groups only
             the segment's weights are loaded, then every input once
 
 Only planes, rows and segments that see the image are visited. Segments wholly inside of the image
@@ -146,17 +146,34 @@ class TapLoops:
     ) -> None:
         """Adds what the inputs of one row (image, row) contribute under `length` taps of a row of
         the window, the first of which has the index `tap`."""
+        group = self.work.group
+        if group == 1:
+            self._add_member(row, tap, length, sums, (channel,), is_checked)
+            return
+        with self.builder.loop(group) as member:
+            self._add_member(row, tap, length, sums, (member, channel), is_checked)
+
+    def _add_member(
+        self,
+        row: tuple[Size, Size],
+        tap: tuple[Size, ...],
+        length: int,
+        sums: Mapping[Output, Local],
+        channels: tuple[Size, ...],
+        is_checked: bool,
+    ) -> None:
+        """Adds what one input of each group contributes; `channels` are the indices of its
+        weights."""
         work, builder = self.work, self.builder
         *outer, begin = tap
         left = work.place(1, self.at[2], begin * work.dilations[1])
-        for member in range(work.group):
-            channels = (channel,) if work.group == 1 else (member, channel)
-            weights = [
-                builder.define(work.weights[*outer, begin + k, *channels], "w").value
-                for k in range(length)
-            ]
-            source = dims.floordiv(channel, work.group) * work.group + member
-            self._add_inputs(row, left, weights, sums, source, is_checked)
+        weights = [
+            builder.define(work.weights[*outer, begin + k, *channels], "w").value
+            for k in range(length)
+        ]
+        *member, channel = channels
+        source = work.source(channel, *member)
+        self._add_inputs(row, left, weights, sums, source, is_checked)
 
     def _add_inputs(
         self,

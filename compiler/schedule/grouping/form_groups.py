@@ -26,7 +26,10 @@ from collections.abc import Callable
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.contractions.conv import is_depthwise
-from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
+from bessemer.compiler.schedule.convolution.depthwise_plan import (
+    has_narrow_groups,
+    is_by_channels,
+)
 from bessemer.compiler.schedule.convolution.padding_regions import copies_for, read_without_padding
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import (
@@ -182,13 +185,16 @@ class _Former:
         """The left operand must lie in memory; the right one is packed, by a group if necessary."""
         if node in self.unpadded:
             self.forced.add(self.producers[node.inputs[0]].inputs[0])
-        elif is_by_channels(node) or adds_up_channels(node):
+        elif is_by_channels(node) or adds_up_channels(node) or self._has_narrow_groups(node):
             self._force_behind_widening(node.inputs[0])
         elif self.by_pairs and parts_neighbours(node, self.producers):
             self.forced.add(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])
         self._read_right(node)
+
+    def _has_narrow_groups(self, node: Node) -> bool:
+        return has_narrow_groups(node) and node.inputs[1] in self.graph.constants
 
     def _read_right(self, node: Node) -> None:
         right = node.inputs[1]

@@ -106,13 +106,14 @@ def lower_contraction_group(
 
 
 def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> bool:
-    """Whether a convolution in groups of few channels is computed by vectors of channels, as a
+    """Whether a convolution in groups of few outputs is computed by vectors of channels, as a
     depthwise convolution is."""
+    x, w = anchor.inputs
     return (
         has_narrow_groups(anchor)
         and lowering.target.has_masks
-        and anchor.inputs[1] in lowering.constants
-        and has_neighbours_last(anchor.inputs[0], grouping.producers)
+        and w in lowering.constants
+        and (x in grouping.roots or has_neighbours_last(x, grouping.producers))
     )
 
 

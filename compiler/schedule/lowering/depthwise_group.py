@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size, product, symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, fragment_element
+from bessemer.compiler.ir.dims import product, symbol
+from bessemer.compiler.ir.expr import Buffer, fragment_element
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
@@ -55,14 +54,8 @@ def _depthwise(image: ImageGroup, weights: Buffer) -> Depthwise:
     *kernel, width, channels = image.right.type.shape
     assert isinstance(width, int) and isinstance(channels, int)
     taps = (1, kernel[0]) if image.is_line else tuple(kernel)
-    filters = channels // image.anchor.attributes["groups"] if width == 1 else 1
-    whole = image.pixel()
-
-    def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
-        return whole(n, row, column, dims.floordiv(channel, filters))
-
     return Depthwise(
-        pixel,
+        image.pixel(),
         Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
         image.padded("strides", 1),
         image.padded("dilations", 1),
@@ -73,6 +66,7 @@ def _depthwise(image: ImageGroup, weights: Buffer) -> Depthwise:
         inputs=image.padded_inputs,
         planes=planes_of(image.anchor) if image.is_volume else None,
         group=width,
+        filters=channels // image.anchor.attributes["groups"],
     )
 
 
@@ -84,7 +78,7 @@ def _depthwise_body(image: ImageGroup, weights: Buffer) -> Block:
     others = image.copy()
     probe = _depthwise(others, weights)
     n, row, column, channel = (symbol(name) - _FAR for name in _PROBE)
-    element = probe.x(n, row, column, channel)
+    element = probe.x(n, row, column, probe.source(channel))
     total = fragment_element("sum", 0, image.anchor.output.type.dtype)
     (store,) = probe.epilogue((n, row, column), channel, total)
     key = (*content(work), tile, element, *content(store), *flat_buffers(others.fusion).values())
