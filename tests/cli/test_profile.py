@@ -337,6 +337,6 @@ def test_a_training_that_diverges_begins_again() -> None:
     model = compile_profiled(replace(graph, updates=((0, 0),), finite=(0,)), threads=1)
     first = np.array(1e5, np.float32)
     profile = model.profile({"x": first}, 0.02, LIMITS)
-    assert profile.runs > 5 and first == np.float32(1e5)
+    assert profile.runs > 4 and first == np.float32(1e5)
     with pytest.raises(ExecutionError, match="y is not finite"):
         model.profile({"x": np.array(1e30, np.float32)}, 0.0, LIMITS)
