@@ -20,10 +20,13 @@ needs_c = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["residual_network", "text_transformer", "digit_service"])
+@pytest.mark.parametrize(
+    "name", ["residual_network", "text_transformer", "decoder_cache", "digit_service"]
+)
 def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 3 and "NOT" not in shown
 
 
 def test_the_model_beside_the_examples_is_the_zoo_s_lenet() -> None:
