@@ -1,4 +1,4 @@
-"""Images resized to sizes that only the run knows: which are looked up, and equal numbers."""
+"""Which images are resized by tables of positions, and equal numbers."""
 
 from __future__ import annotations
 
@@ -117,6 +117,30 @@ def test_rows_are_mixed_first_unless_there_will_be_more(rng: np.random.Generator
     assert axes_of((3, _H, _W), (1.0, 0.3, 1.3)) == [1, 2]
     assert axes_of((3, _H, _W), (1.0, 1.2, 1.3)) == [2, 1]
     assert axes_of((3, N + 3, dims.symbol("m") + 5)) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "coordinate"), [("linear", "half_pixel"), ("cubic", "align_corners")]
+)
+def test_known_rows_of_pixels_that_become_longer_are_looked_up(
+    mode: str, coordinate: str, rng: np.random.Generator
+) -> None:
+    """Also where a transpose puts pixels side by side, or there is one channel behind them."""
+
+    def looks_up(shape: tuple[int, ...], size: int, axis: int, *, transposed: bool = False) -> bool:
+        b = GraphBuilder("g")
+        new = (*shape[:axis], size, *shape[axis + 1 :])
+        x = b.input("x", TensorType(f32, shape))
+        y = b.apply("resize", x, shape=new, mode=mode, coordinate=coordinate)
+        graph = b.finish([b.apply("transpose", y, permutation=(0, 2, 1)) if transposed else y])
+        passes = [tabulate_resizes, simplify]
+        return "mix_neighbours" in _operators(changed(graph, passes, rng, rtol=1e-6))
+
+    assert looks_up((2, 3, 5), 12, 2)
+    assert looks_up((2, 5, 1), 7, 1)
+    assert looks_up((2, 5, 3), 12, 1, transposed=True)
+    assert not looks_up((2, 5, 3), 12, 1)
+    assert not looks_up((2, 3, 12), 5, 2)
 
 
 def test_known_sizes_and_multiples_stay() -> None:

@@ -1,4 +1,5 @@
-"""Computes tables of where the pixels of a resized image come from, if only the run knows the size.
+"""Computes tables of where the pixels of a resized image come from, if only the run knows the size,
+or if known rows of pixels become longer.
 
     %1 = resize(%0 : [n,c,h,w], shape=(n, c, h, W))
 becomes
@@ -7,7 +8,9 @@ becomes
     %4 = mix_neighbours(%0, neighbour_place(%1), %2, %3, axis=3)
 
 A position is a quotient of integers. Dividing by a known size is cheap, but dividing by an unknown
-one takes longer than everything else, so it is done once per column and not once per pixel. (For
+one takes longer than everything else, so it is done once per column and not once per pixel. Tables
+of known sizes are constants: lanes that are close to each other are then selected from the vectors
+of a row (../../codegen/kernels/clustered_gathers.py), at places that all rows share. (For
 the mode "nearest", the table is what an axis of places becomes when it is resized.)
 
 If pixels are interpolated, whole rows are interpolated first: in an image that shrinks, which is
@@ -39,15 +42,17 @@ def tabulate_resizes(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, tabulate_resizes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    if not any(is_looked_up(node) for node in graph.nodes):
+    if not any(map(_has_positions, graph.nodes)):
         return graph
     users, outputs = remove_dead(graph).users(), set(graph.outputs)
 
     def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-        if not is_looked_up(node):
+        if not _has_positions(node):
             return None
         x, straight = rewriter.now(node.inputs[0]), tuple(range(node.output.type.rank))
         order = _wanted(node, users, outputs)
+        if not is_looked_up(node) and not _mixes_longer_rows(node, order):
+            return None
         if order == straight:
             return [_resized(rewriter, node, x, order)]
         # Transposed first, the image's rows are vectors, and what moved its channels cancels.
@@ -95,26 +100,41 @@ def _grows(resize: Node) -> bool:
 
 
 def is_looked_up(resize: Node) -> bool:
-    """Whether a table of positions pays, and the axes may be resized in any order."""
+    """Whether only the run knows the sizes, and the axes may be resized in any order."""
+    if not _has_positions(resize):
+        return False
+    x = resize.inputs[0].type
+    pairs = [(x.shape[axis], resize.output.type.shape[axis]) for axis in changed_axes(resize)]
+    if resize.attributes.get("coordinate") == "align_corners":
+        # The ratio is that of the sizes less one.
+        return any(not isinstance(size, int) for pair in pairs for size in pair)
+    return any(_is_free(*pair) for pair in pairs)
+
+
+def _mixes_longer_rows(resize: Node, order: Sequence[int]) -> bool:
+    """Whether rows of pixels, which lie side by side in this order of the axes, are interpolated to
+    longer ones. Each position serves all rows; in shorter ones, its pixels are too far apart for
+    this to pay."""
+    if resize.attributes.get("mode", "nearest") == "nearest":
+        return False
+    before, after = resize.inputs[0].type.shape, resize.output.type.shape
+    rows = [axis for axis in order if after[axis] != 1][-1:]
+    sizes = [(before[axis], after[axis]) for axis in rows if changed_axes(resize) == rows]
+    return any(isinstance(a, int) and isinstance(b, int) and a <= b for a, b in sizes)
+
+
+def _has_positions(resize: Node) -> bool:
+    """Whether the pixels of a resize can be described by a table of positions for each axis."""
     if resize.operator.name != "resize":
         return False
     x, attributes = resize.inputs[0].type, resize.attributes
     # Cropping depends on all axes; the other mode moves pixels even where the size stays.
     if attributes.get("coordinate") in ("tf_crop_and_resize", "tf_half_pixel_for_nn"):
         return False
-    if x.rank < 2:
-        return False
-    if attributes.get("mode", "nearest") != "nearest" and (
-        attributes.get("antialias")
-        or attributes.get("exclude_outside")
-        or x.dtype not in (f32, f64)
-    ):
-        return False
-    pairs = [(x.shape[axis], resize.output.type.shape[axis]) for axis in changed_axes(resize)]
-    if attributes.get("coordinate") == "align_corners":
-        # The ratio is that of the sizes less one.
-        return any(not isinstance(size, int) for pair in pairs for size in pair)
-    return any(_is_free(*pair) for pair in pairs)
+    if x.rank < 2 or attributes.get("mode", "nearest") == "nearest":
+        return x.rank >= 2
+    filtered = attributes.get("antialias") or attributes.get("exclude_outside")
+    return not filtered and x.dtype in (f32, f64)
 
 
 def changed_axes(resize: Node) -> list[int]:
