@@ -94,6 +94,15 @@ GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
         13,
         [(2, 2, 3), (7, 2, 3)],
     ),
+    "the largest of all channels and pixels, and where they are": (
+        """g (float[n, 6, 8, 8] x) => (float[n, 1, 2] y, int64[n, 1, 2] places)
+            <int64[1] count = {2}, int64[3] merged = {0, 1, -1}> {
+             a = Reshape (x, merged)
+             y, places = TopK (a, count)
+        }""",
+        13,
+        [(2, 6, 8, 8)],
+    ),
     "a product of two rows that are one": (
         """g (float[1, 1] x) => (float[2, 2, 2] y) <int64[2, 2] zeros = {0, 0, 0, 0}> {
              a = Gather (x, zeros)

@@ -209,7 +209,7 @@ def test_rows_of_the_state_do_not_share_a_few_sets_of_a_cache(columns: int, leng
 def test_weights_lie_in_the_order_in_which_they_are_read() -> None:
     hidden, width = 5, 4
     recurrent = np.arange(hidden * 3 * hidden, dtype=np.float32).reshape(hidden, 3 * hidden)
-    packed = pack(recurrent, (0, 2), width)
+    packed = pack(recurrent, hidden, (0, 2), width)
     assert packed.shape == (2, hidden, 2, width)
     for k in range(hidden):
         for position, gate in enumerate((0, 2)):
@@ -257,7 +257,7 @@ def test_weights_of_bytes_meet_a_state_of_bytes(
 
 def test_packed_bytes_are_multiplied_four_at_a_time() -> None:
     recurrent = np.arange(6 * 12, dtype=np.int8).reshape(6, 12)
-    packed = pack(recurrent, (0, 1), 4, group=4)
+    packed = pack(recurrent, 6, (0, 1), 4, group=4)
     assert packed.shape == (2, 2, 2, 4, 4)
     for k in range(8):
         row = np.concatenate([packed[panel, k // 4, 1, :, k % 4] for panel in (0, 1)])

@@ -164,6 +164,24 @@ def test_a_wide_cell_compiled_is_its_reference_at_any_number_of_threads(operator
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("operator", ["lstm", "gru"])
+def test_the_gradient_by_the_inputs_goes_through_weights_that_are_constants(operator: str) -> None:
+    rng = np.random.default_rng(5)
+    gates = {"lstm": 4, "gru": 3}[operator]
+    b = GraphBuilder("cell")
+    x = b.input("x", TensorType(f64, (3, 2, gates * 5)))
+    weights = b.constant(rng.standard_normal((5, gates * 5)) / 4)
+    states = [
+        b.constant(rng.standard_normal((2, 5))) for _ in range(2 if operator == "lstm" else 1)
+    ]
+    y, *_ = b.apply_many(operator, x, weights, *states)
+    loss = b.apply("reduce_sum", b.apply("mul", y, y), axes=(0, 1, 2))
+    graph = b.finish(gradients(b, loss, [x]))
+    arrays = {"x": rng.standard_normal((3, 2, gates * 5))}
+    (found,), (wanted,) = bessemer.compile(graph).run(arrays), run_graph(graph, arrays)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_a_gate_at_its_bound_hands_nothing_back(activation: str) -> None:
     rng = np.random.default_rng(3)

@@ -172,7 +172,7 @@ class _Search:
         if is_pointwise(node.operator):
             return self._pointwise(node)
         axis = self.groups.get(value)
-        if axis is None:
+        if axis is None or len(node.outputs) != 1:
             return False
         shape = node.output.type.shape
         match node.operator.name:

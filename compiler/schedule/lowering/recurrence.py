@@ -22,7 +22,7 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM
 from bessemer.compiler.ir.program import Launch, working_memory
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i32
+from bessemer.compiler.ir.types import Array, DType, TensorType, bf16, f32, i32
 from bessemer.compiler.ops.recurrence import (
     byte_lstm,
     gru,
@@ -118,7 +118,8 @@ class _Kernel:
         for product in self.cell.products:
             form = (layout.width, layout.blocked, layout.group)
             key = ("recurrence", product.first, product.gates, form)
-            value = lowering.arrange(recurrent, key, *_packed(product, form, recurrent.type))
+            arrangement = _packed(product, form, recurrent.type.dtype, number(self.shape.hidden))
+            value = lowering.arrange(recurrent, key, *arrangement)
             packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
         return replace(layout, packed=tuple(packed))
 
@@ -160,16 +161,13 @@ class _Kernel:
 
 
 def _packed(
-    product: Product, form: tuple[int, bool, int], recurrent: TensorType
+    product: Product, form: tuple[int, bool, int], dtype: DType, hidden: int
 ) -> tuple[TensorType, Callable[[Array], Array]]:
     """The type of the packed weights that a product reads, and the function that packs them."""
-    rows = slice(None)
-    count = recurrent.static_shape[0]
-    if product.factor is not None:
-        count = number(product_of(product.depth(0)))
-        rows = slice(product.first, product.first + count)
-    shape = packed_shape(count, len(product.gates), *form)
-    return TensorType(recurrent.dtype, shape), lambda w: pack(w[rows], product.gates, *form)
+    depth = number(product_of(product.depth(hidden)))
+    rows = slice(product.first, product.first + depth)
+    shape = packed_shape(depth, hidden, len(product.gates), *form)
+    return TensorType(dtype, shape), lambda w: pack(w[rows], hidden, product.gates, *form)
 
 
 @dataclass(frozen=True)
@@ -295,29 +293,34 @@ def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
 
 
 def packed_shape(
-    hidden: int, gates: int, width: int, blocked: bool = False, group: int = 1
+    depth: int, hidden: int, gates: int, width: int, blocked: bool, group: int
 ) -> tuple[int, ...]:
     """The shape of what `pack` returns."""
     panels = -(-hidden // width)
     if group > 1:
-        return panels, -(-hidden // group), gates, width, group
-    return (panels, gates, hidden, width) if blocked else (panels, hidden, gates, width)
+        return panels, -(-depth // group), gates, width, group
+    return (panels, gates, depth, width) if blocked else (panels, depth, gates, width)
 
 
 def pack(
-    recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False, group: int = 1
+    recurrent: Array,
+    hidden: int,
+    gates: tuple[int, ...],
+    width: int,
+    blocked: bool = False,
+    group: int = 1,
 ) -> Array:
-    """Packs [H, all gates * H] as [panels, H, gates, width] or, if `blocked`, as [panels, gates, H,
-    width]; in groups as [panels, H / group, gates, width, group]. Zeros follow the last column and
+    """Packs [K, all gates * H] as [panels, K, gates, width] or, if `blocked`, as [panels, gates, K,
+    width]; in groups as [panels, K / group, gates, width, group]. Zeros follow the last column and
     row. The result is a view."""
-    hidden = recurrent.shape[0]
-    panels, groups = -(-hidden // width), -(-hidden // group)
-    columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
+    depth = recurrent.shape[0]
+    panels, groups = -(-hidden // width), -(-depth // group)
+    columns = recurrent.reshape(depth, -1, hidden)[:, gates, :]
     padded = np.zeros((groups * group, len(gates), panels * width), recurrent.dtype)
-    padded[:hidden, :, :hidden] = columns
+    padded[:depth, :, :hidden] = columns
     if group == 1:
         order = (2, 1, 0, 3) if blocked else (2, 0, 1, 3)
-        split = padded.reshape(hidden, len(gates), panels, width)
+        split = padded.reshape(depth, len(gates), panels, width)
         return split.transpose(order)
     grouped = padded.reshape(groups, group, len(gates), panels, width)
     return grouped.transpose(3, 0, 2, 4, 1)
