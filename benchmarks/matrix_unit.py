@@ -26,7 +26,7 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import bf16, f32
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import PartsLayout, parts_layout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import parts_layout
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     COLUMNS,
     HALF,
@@ -178,15 +178,14 @@ class TileWork:
 
 
 def tile_work(work: Work, form: TileForm, target: Target) -> TileWork:
-    """The kernels for a work whose numbers are float32; rounded to bf16 where that is the form."""
-    draft, shape = work.contraction, work.a.shape
-    layout, split = PartsLayout(work.a.size, form), None
-    left = aligned(shape, bf16.numpy)
-    left[...] = work.a.astype(bf16.numpy)
+    """The kernels for a work whose numbers are float32; rounded to bf16 where that is the form. The
+    left side lies by blocks of channels, which are whole."""
+    layout = parts_layout(work.contraction, work.a.shape, 0, form)
+    draft = layout.contraction(work.contraction)
+    left = aligned([evaluate_named(size, {}) for size in layout.shape], bf16.numpy)
+    left[:, 0] = work.a.reshape(-1, layout.blocks, layout.block).swapaxes(0, 1)
+    split = None
     if form is SPLIT:
-        layout = parts_layout(draft, shape, 0, form)
-        draft = layout.contraction(draft)
-        left = aligned([evaluate_named(size, {}) for size in layout.shape], bf16.numpy)
         source, parts = Buffer("whole", f32, (work.a.size,)), Buffer("parts", bf16, layout.shape)
         body, _ = layout.split_body(source, parts, target.lanes(f32))
         kernel = Kernel("split", (source, parts), 1, (), body)
