@@ -116,6 +116,10 @@ def compile(
     DeviceError (NoDeviceError where there is no driver or no GPU).
     """
     dims = given_sizes(dims, "dims")
+    if not isinstance(cache, bool):
+        raise CompileError(
+            f"cache={cache!r} is not True or False; BESSEMER_CACHE_DIR names a folder."
+        )
     options = Options(
         target=target,
         threads=threads or 0,
@@ -126,6 +130,8 @@ def compile(
         sizes=tuple(sorted(given_sizes(sizes, "sizes").items())),
         grow_in_place=grow_in_place,
     )
+    if options.sizes and not options.memory:
+        raise CompileError("sizes are those for which memory is the limit; dims fixes sizes.")
     if is_device(target):
         for name, choice in (("memory", memory), ("grow_in_place", grow_in_place)):
             if choice:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from bessemer.compiler.driver import Compilation, build
@@ -41,6 +42,9 @@ def as_graph(
     """The graph of a model in any form; `mapped` and `broadcasts` as in `read_onnx`. Raises
     CompileError for what is not a model or a size."""
     dims = given_sizes(dims, "dims")
+    for name, value in (values or {}).items():
+        if not isinstance(value, np.ndarray | None):
+            raise CompileError(f"values: '{name}' is a {type(value).__name__}, not a NumPy array.")
     if isinstance(model, Network) and not values:
         return model.with_dims(dims).graph
     if isinstance(model, Network):

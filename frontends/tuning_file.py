@@ -25,7 +25,13 @@ _FORMAT = 1
 
 def given_tuning(tuning: str | Path | Tuning, target: Target) -> Tuning:
     """The choices that a caller gives, which may be in a file. Raises CompileError for the file."""
-    return tuning if isinstance(tuning, Tuning) else read_tuning(Path(tuning), target)
+    if isinstance(tuning, Tuning):
+        return tuning
+    if not isinstance(tuning, (str, Path)):
+        raise CompileError(
+            f"tuning={tuning!r} is not the name of a file that `bessemer tune` wrote."
+        )
+    return read_tuning(Path(tuning), target)
 
 
 def read_tuning(path: Path, target: Target) -> Tuning:

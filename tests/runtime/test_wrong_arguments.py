@@ -136,6 +136,21 @@ def test_what_is_no_model_is_told_what_one_is(model: Any) -> None:
         bessemer.compile(model)
 
 
+ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "numbers for an array": ({"values": {"x": [1.0, 2.0]}}, "'x' is a list, not a NumPy array"),
+    "a folder for a cache": ({"cache": "folder"}, "BESSEMER_CACHE_DIR names a folder"),
+    "choices for their file": ({"tuning": {"a": 1}}, "not the name of a file"),
+    "sizes without a limit": ({"sizes": {"n": 3}}, "dims fixes sizes"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_that_means_something_else_is_told(name: str) -> None:
+    arguments, told = ARGUMENTS[name]
+    with pytest.raises(bessemer.CompileError, match=told):
+        bessemer.compile(parsed(RELU), **arguments)
+
+
 class _Exported:
     """What torch.onnx.export returns has its model as an attribute."""
 
