@@ -30,8 +30,8 @@ from bessemer.compiler.ops.composite.composite import (
 )
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 
-_SHORTEST_IN_STEPS = 384
-"""Below it the one product is as fast as two with the moves between them."""
+_MOVES = 192
+"""Moves of an element between two steps take as long as so many multiplications by a matrix."""
 
 LARGEST_FACTOR = 8192
 """The matrices grow with the square of a factor."""
@@ -52,10 +52,11 @@ def fourier_transform(b: GraphBuilder, x: Value, *, inverse: bool, onesided: boo
     bins = dims.floordiv(length, 2) + 1 if onesided else length
     if not isinstance(length, int) or not isinstance(bins, int):
         return _product_of_any_length(b, x, bins, inverse)
-    first, second = _factors(length)
-    if length < _SHORTEST_IN_STEPS or first == 1:
-        return _product(b, x, bins, inverse)
-    return _in_two_steps(b, x, first, second, bins, inverse)
+    parts = x.type.shape[-1]
+    assert isinstance(parts, int)
+    if _pay_two_steps(length, parts, bins):
+        return _in_two_steps(b, x, *_factors(length), bins, inverse)
+    return _product(b, x, bins, inverse)
 
 
 def real_signal(b: GraphBuilder, half: Value, length: Size) -> Value:
@@ -74,6 +75,18 @@ def _factors(length: int) -> tuple[int, int]:
     """The two that multiply to the length and are the nearest to its square root, rising."""
     first = next(n for n in range(math.isqrt(length), 0, -1) if length % n == 0)
     return first, length // first
+
+
+def _pay_two_steps(length: int, parts: int, bins: int) -> bool:
+    """Whether two steps need so many fewer multiplications that they pay for the moves."""
+    first, second = _factors(length)
+    inner, outer = 2 * length * parts * first, 4 * second * _outer_bins(bins, first) * first
+    return first > 1 and 2 * length * parts * bins - inner - outer >= _MOVES * length
+
+
+def _outer_bins(bins: int, first: int) -> int:
+    """How many of the outer bins hold all bins that are asked for."""
+    return -(-bins // first)
 
 
 def _waves(length: int, rows: int, bins: int, inverse: bool) -> Array:
@@ -139,8 +152,7 @@ def _in_two_steps(
     twiddled = _times_twiddles(
         b, reshape(b, spectra, (count, second, 2, first)), _waves(length, second, first, inverse)
     )
-    # The first `enough` of the outer bins hold all that are asked for.
-    enough = -(-bins // first)
+    enough = _outer_bins(bins, first)
     outer = _matrix(_waves(second, second, enough, inverse), 2) / (length if inverse else 1)
     outer = outer.reshape(2 * second, 2 * enough).T.astype(x.type.dtype.numpy)
     whole = b.apply(
