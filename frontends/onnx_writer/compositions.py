@@ -97,7 +97,7 @@ UNARY: tuple[tuple[str, str, Callable[[GraphBuilder, Value], Value], dict[str, A
     ("mul", "Selu", activation.selu, {}),
     ("add", "Softplus", activation.softplus, {}),
     ("div", "Softsign", activation.softsign, {}),
-    ("select", "Elu", activation.elu, {}),
+    ("add", "Elu", activation.elu, {}),
 )
 """Pointwise functions: the last node's operator, ONNX's operator, composition, attributes."""
 

@@ -15,6 +15,9 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
+from bessemer.compiler.ops.composite.composite import broadcast_to
+from bessemer.compiler.ops.composite.composite_activation import celu, elu, mish, softplus
+from bessemer.compiler.ops.composite.composite_reduce import l2_norm
 from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
@@ -151,6 +154,24 @@ def test_at_a_bend_the_gradient_is_that_of_one_side(
         lambda b, x: b.apply("add", b.apply(name, x, **given), b.constant(np.ones(6))),
         lambda x: theirs(x) + 1,
     )
+
+
+def test_a_smooth_function_of_parts_without_slopes_has_its_own() -> None:
+    """softplus at 0, the exponential units where exp(x) is infinite, and the norm of zeros."""
+    x = np.array([[0.0, -0.0, 1.0, -1.0], [1e3, -1e3, 89.0, 0.0], [0.0, 0.0, 0.0, -0.0]])
+    functional = torch.nn.functional
+
+    def ours(b: GraphBuilder, x: Value) -> Value:
+        norm = broadcast_to(b, l2_norm(b, x, (1,), keep=True), x.type.shape)
+        units = softplus(b, x), mish(b, x), elu(b, x), celu(b, x, 0.5)
+        return b.apply("concat", *units, norm, axis=0)
+
+    def theirs(x: Any) -> Any:
+        norm = x.norm(dim=1, keepdim=True).expand_as(x)
+        units = functional.softplus(x), functional.mish(x), functional.elu(x)
+        return torch.cat([*units, functional.celu(x, 0.5), norm])
+
+    _check((x,), ours, theirs, compiled=False)
 
 
 def test_a_power_of_zero_is_flat() -> None:

@@ -64,9 +64,12 @@ def hard_swish(b: GraphBuilder, x: Value) -> Value:
 
 
 def softplus(b: GraphBuilder, x: Value) -> Value:
-    """log(1 + exp(x)), without overflow."""
+    """log(1 + exp(x)), without overflow.
+
+    At 0, where |x| has no slope, that of the maximum is the whole function's 1/2; relu's is 0.
+    """
     small = b.apply("exp", b.apply("neg", b.apply("abs", x)))
-    return b.apply("add", b.apply("relu", x), b.apply("log1p", small))
+    return b.apply("add", binary(b, "max", x, 0.0), b.apply("log1p", small))
 
 
 def softsign(b: GraphBuilder, x: Value) -> Value:
@@ -77,15 +80,23 @@ def softsign(b: GraphBuilder, x: Value) -> Value:
 @_in_float32
 def elu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
     """x where it is positive, else alpha * (exp(x) - 1)."""
-    curve = binary(b, "mul", b.apply("expm1", x), alpha)
-    return where(b, binary(b, "gt", x, 0.0), x, curve)
+    return _exponential(b, x, 1.0, alpha)
 
 
 @_in_float32
 def celu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
     """x where it is positive, else alpha * (exp(x / alpha) - 1)."""
-    curve = binary(b, "mul", b.apply("expm1", binary(b, "div", x, alpha)), alpha)
-    return where(b, binary(b, "gt", x, 0.0), x, curve)
+    return _exponential(b, x, alpha, alpha)
+
+
+def _exponential(b: GraphBuilder, x: Value, width: float, height: float) -> Value:
+    """x where it is positive, else height * (exp(x / width) - 1).
+
+    A choice of one of the two would have no gradient on the right where exp(x) is infinite.
+    """
+    left = binary(b, "div", b.apply("clip", x, minimum=-math.inf, maximum=0.0), width)
+    curve = binary(b, "mul", b.apply("expm1", left), height)
+    return b.apply("add", b.apply("relu", x), curve)
 
 
 SELU_ALPHA = 1.67326319217681884765625

@@ -47,6 +47,12 @@ def _erf(d: Differential) -> Value:
     return _mul(d, d.dy, _times(d, bell, 2 / math.sqrt(math.pi)))
 
 
+def _sqrt(d: Differential) -> Value:
+    """At 0, where the slope is infinite, 0: a norm, or a deviation, that is 0 is the smallest."""
+    slope = d.apply("div", _times(d, d.dy, 0.5), d.y)
+    return d.apply("select", d.apply("eq", d.y, _zero(d)), _zero(d), slope)
+
+
 def _rsqrt(d: Differential) -> Value:
     return _mul(d, d.dy, _times(d, _mul(d, d.y, _mul(d, d.y, d.y)), -0.5))
 
@@ -65,7 +71,7 @@ def _over_root(sign: int, square: float) -> Callable[[Differential], Value]:
 _DERIVATIVES: dict[str, Callable[[Differential], Value]] = {
     "exp": lambda d: _mul(d, d.dy, d.y),
     "log": lambda d: d.apply("div", d.dy, d.x),
-    "sqrt": lambda d: d.apply("div", _times(d, d.dy, 0.5), d.y),
+    "sqrt": _sqrt,
     "rsqrt": _rsqrt,
     "sin": lambda d: _mul(d, d.dy, d.apply("cos", d.x)),
     "cos": lambda d: d.apply("neg", _mul(d, d.dy, d.apply("sin", d.x))),
