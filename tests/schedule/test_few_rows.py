@@ -10,7 +10,9 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.loops import For
 from bessemer.compiler.ir.types import DType, TensorType, f32, f64
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from tests.planned import planned
@@ -65,6 +67,73 @@ def test_tiles_of_some_rows_read_the_rows_of_a_matrix(
     exact = np.tanh(x.astype(np.float64) @ y)
     (found,) = bessemer.compile(graph, threads=2).run({"x": x, "y": y})
     assert np.abs(found - exact).max() <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "packed"),
+    [
+        ((5, 128), (35, 128), False),
+        ((3, 7, 131), (3, 97, 131), False),
+        ((24, 200), (50, 200), False),
+        ((25, 200), (50, 200), True),
+        ((24, 100), (500, 100), True),  # the sums are too short
+    ],
+)
+def test_few_rows_are_multiplied_by_the_rows_of_a_transposed_matrix(
+    left: tuple[int, ...], right: tuple[int, ...], packed: bool, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("product")
+    x, y = (b.input(name, TensorType(f32, shape)) for name, shape in (("x", left), ("y", right)))
+    *batch, depth, columns = range(len(right))
+    permutation = (*batch, columns, depth)
+    turned = b.apply("transpose", y, permutation=permutation)
+    graph = b.finish([b.apply("tanh", b.apply("matmul", x, turned))], ["z"])
+    kernels = [step.kernel for step in launches(planned(graph).program.steps)]
+    assert any("pack" in kernel.name for kernel in kernels) is packed
+    if packed:
+        return
+    # One load of each factor serves a whole tile of the output.
+    (kernel,) = kernels
+    sums = max(len(loop.body) for loop in walk(kernel.body) if isinstance(loop, For))
+    assert sums > 3 * (min(left[-2], 6) + 4)
+    a, c = (rng.standard_normal(shape).astype(np.float32) / 9 for shape in (left, right))
+    exact = np.tanh(a.astype(np.float64) @ c.swapaxes(-1, -2))
+    (found,) = bessemer.compile(graph, threads=2).run({"x": a, "y": c})
+    assert np.abs(found - exact).max() <= 2e-6
+
+
+def test_a_transposed_matrix_of_several_products_is_packed_once() -> None:
+    b = GraphBuilder("products")
+    x, y = (b.input(name, TensorType(f32, (n, 256))) for name, n in (("x", 16), ("y", 256)))
+    turned = b.apply("transpose", y, permutation=(1, 0))
+    graph = b.finish([b.apply("matmul", b.apply("matmul", x, turned), turned)], ["z"])
+    names = [step.kernel.name for step in launches(planned(graph).program.steps)]
+    assert sum("pack" in name for name in names) == 1
+
+
+@pytest.mark.parametrize(("is_turned", "most"), [(True, 9), (False, 3)])
+def test_rows_are_counted_in_the_run(is_turned: bool, most: int, rng: np.random.Generator) -> None:
+    rows, columns = symbol("rows"), symbol("columns")
+    depth = 72 if is_turned else symbol("depth")
+    b = GraphBuilder("product")
+    x = b.input("x", TensorType(f32, (2, rows, depth)))
+    y = b.input("y", TensorType(f32, (2, columns, depth) if is_turned else (2, depth, columns)))
+    right = b.apply("transpose", y, permutation=(0, 2, 1)) if is_turned else y
+    graph = b.finish([b.apply("tanh", b.apply("matmul", x, right))], ["z"])
+    packing, in_place = (step.kernel for step in launches(planned(graph).program.steps))
+    model = bessemer.compile(graph, threads=2)
+    for count, wide in ((1, 6), (3, 9), (7, 9), (9, 3), (10, 70), (0, 3)):
+        here = {"rows": count, "columns": wide, "depth": 72}
+        assert bool(evaluate_named(packing.parallel_extent, here)) is (count > most)
+        assert count == 0 or bool(evaluate_named(in_place.parallel_extent, here)) is (count <= most)
+        left, matrix = (
+            (rng.standard_normal((2, n, 72)) / 3).astype(np.float32) for n in (count, wide)
+        )
+        exact = np.tanh(left.astype(np.float64) @ matrix.swapaxes(1, 2))
+        given = matrix if is_turned else matrix.swapaxes(1, 2)
+        (found,) = model.run({"x": left, "y": np.ascontiguousarray(given)})
+        assert found.shape == (2, count, wide)
+        assert np.abs(found - exact).max(initial=0) <= 2e-6
 
 
 @pytest.mark.parametrize(

@@ -22,28 +22,53 @@ from bessemer.compiler.schedule.grouping.views import Source
 # second-level cache, and if it is not (measured on Zen 5, for both orders of the matrix).
 MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 4, 3
 _SMALL_BYTES, _NEAR_BYTES = 1 << 15, 1 << 20
+# The same by sums along the rows of a transposed matrix (nests/dot_tiles.py): fewer if they are
+# short, because each ends with the sum of its lanes. (Zen 5, one thread: 5 rows by 128x10000
+# 550 -> 107 us, 16 by 1024x1024 381 -> 202, 24 by 256x1000 78 -> 68, 32 by 512x1024 182 -> 192,
+# 8 by 64x1000 9.2 -> 10.6, 24 by 128x1000 37 -> 42.)
+_MOST_ROWS_OF_DOTS, _STEPS_OF_ROW = 24, 8
 MOST_ROWS_OF_TILES, _FEWEST_BYTES_OF_TILES = 128, 1 << 18
 
 
-def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
+def reads_in_place(
+    node: Node, pack_nodes: Iterable[Node] = (), operands: Sequence[Source | None] = ()
+) -> bool:
     """Whether a matmul should read a right operand that is not constant where it lies.
 
-    `pack_nodes` lead from memory to the operand. Without packing, what they compute is computed
-    again for every row.
+    `pack_nodes` lead from memory to the operand, and `operands` say where both operands lie.
+    Without packing, what the nodes compute is computed again for every row.
     """
+    most = most_rows_in_place(node, pack_nodes, operands)
+    rows = rows_of_a_matrix(node) if most else None
+    return isinstance(rows, int) and rows <= most
+
+
+def most_rows_in_place(
+    node: Node, pack_nodes: Iterable[Node] = (), operands: Sequence[Source | None] = ()
+) -> int:
+    """Up to how many rows of each matrix a matmul should read it where it lies; 0 if never. The
+    parameters are those of `reads_in_place`."""
     if node.operator.name != "matmul":
-        return False
+        return 0
     left, right = (value.type for value in node.inputs)
     if {left.dtype, right.dtype, node.output.type.dtype} not in ({f32}, {f64}):
-        return False
-    rows, bytes_ = _rows_of_a_matrix(node), product(right.shape[-2:]) * right.dtype.bytes
-    if not isinstance(rows, int):
-        return False
+        return 0
     if is_computed(pack_nodes):
-        return rows == 1
-    if not isinstance(bytes_, int) or bytes_ > _NEAR_BYTES:
-        return rows <= _MOST_ROWS_FROM_MEMORY
-    return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
+        return 1
+    depth, bytes_ = right.shape[-2], product(right.shape[-2:]) * right.dtype.bytes
+    most = _MOST_ROWS_FROM_MEMORY
+    if isinstance(bytes_, int) and bytes_ <= _NEAR_BYTES:
+        most = MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR
+    if right.dtype is f32 and isinstance(depth, int) and run_along_depth(operands):
+        most = max(most, min(_MOST_ROWS_OF_DOTS, depth // _STEPS_OF_ROW))
+    return most
+
+
+def run_along_depth(operands: Sequence[Source | None]) -> bool:
+    """Whether neighbouring steps of the depth are neighbours in memory in both operands, of which
+    the right one is a transposed matrix."""
+    strides = [source.strides for source in operands if source is not None]
+    return len(strides) == 2 and strides[0][-1] == strides[1][-2] == 1
 
 
 def tiles_read_in_place(
@@ -65,7 +90,7 @@ def tiles_read_in_place(
         return False
     if right.shape[:-2] != node.output.type.shape[:-2] or right.rank > 3:
         return False
-    rows, (depth, columns) = _rows_of_a_matrix(node), right.shape[-2:]
+    rows, (depth, columns) = rows_of_a_matrix(node), right.shape[-2:]
     if not (isinstance(rows, int) and isinstance(depth, int) and isinstance(columns, int)):
         return False
     if rows > MOST_ROWS_OF_TILES or depth * columns * right.dtype.bytes < _FEWEST_BYTES_OF_TILES:
@@ -80,7 +105,7 @@ def is_computed(pack_nodes: Iterable[Node]) -> bool:
     return any(not node.operator.is_view and node.operator.name != "cast" for node in pack_nodes)
 
 
-def _rows_of_a_matrix(node: Node) -> Size:
+def rows_of_a_matrix(node: Node) -> Size:
     """The number of rows that are multiplied by each matrix of the right operand. Batches may share
     one."""
     batch = node.output.type.shape[:-2]

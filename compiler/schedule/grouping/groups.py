@@ -12,7 +12,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.contraction.contraction import Bands
 from bessemer.compiler.schedule.convolution.padding_regions import Region
 from bessemer.compiler.schedule.grouping.attention import Attention
-from bessemer.compiler.schedule.grouping.views import view_chain
+from bessemer.compiler.schedule.grouping.views import Source, source_of, view_chain
 
 
 @dataclass(eq=False)
@@ -70,6 +70,14 @@ class Grouping:
         """The views between a value and the memory in which it lies, which may be that of a group's
         root."""
         return view_chain(value, self.producers, self.roots)
+
+    def own_sources(self, product: Node) -> list[Source | None]:
+        """Where the operands of a product lie; nothing if other products pack its right one, too,
+        which is done once for all."""
+        right = product.inputs[1]
+        if any(other is not product and other.inputs[1] is right for other in self.packs):
+            return []
+        return [source_of(value, self.views(value)) for value in product.inputs]
 
 
 def in_order(group: Group | None) -> list[Node]:

@@ -42,6 +42,7 @@ from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_sym
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
+from bessemer.compiler.schedule.lowering.counted_rows import few_rows_product
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group, share_in_segments
 from bessemer.compiler.schedule.lowering.kernel_table import content
@@ -91,7 +92,7 @@ def lower_contraction_group(
                 return launches
     is_constant = anchor.inputs[1] in lowering.constants
     pack_nodes = in_order(grouping.packs.get(anchor))
-    is_few = not is_constant and reads_in_place(anchor, pack_nodes)
+    is_few = not is_constant and reads_in_place(anchor, pack_nodes, grouping.own_sources(anchor))
     if is_few and not reads_shared_windows(anchor, grouping):
         return None
     inputs = Fusion.of(in_order(group), lowering.constants)
@@ -102,7 +103,13 @@ def lower_contraction_group(
     if done is not None or job is None:
         return done
     done = lower_winograd_gradient(job, lowering)
-    return done or _lower_in_registers(job, regions, anchor, inputs, grouping, lowering)
+    if done is not None:
+        return done
+    few = few_rows_product(group, job, grouping, lowering)
+    if few is None:
+        return _lower_in_registers(job, regions, anchor, inputs, grouping, lowering)
+    launches = _lower_in_registers(job, [], anchor, inputs, grouping, lowering, 1 - few.are_few)
+    return [*launches, few.launch]
 
 
 def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> bool:
@@ -185,9 +192,10 @@ def _lower_in_registers(
     inputs: Fusion,
     grouping: Grouping,
     lowering: Lowering,
+    needed: Size = 1,
 ) -> list[Launch]:
     """The launches of kernels with register tiles: one, or one per region, after the launch that
-    packs the right operand."""
+    packs the right operand. They do nothing if `needed` is 0, and not 1."""
     target = lowering.target
     draft = with_group(job.draft, target)
     if not regions:
@@ -202,15 +210,17 @@ def _lower_in_registers(
     if not regions and not is_constant:
         lies = shared_windows(anchor, draft, grouping, target)
         lies = lies or in_memory(anchor, draft, tilings[0], grouping, target)
-        small = None if lies else small_product(job, anchor, draft, grouping, target)
+        if needed == 1 and lies is None:
+            small = small_product(job, anchor, draft, grouping, target)
         items = None if lies else tiling_of_items(job, draft, anchor, grouping, tilings[0])
         if items is not None:
-            launch = _packing_its_panels(job, draft, items, small, inputs, lowering)
+            needed = needed if small is None else 1 - small.is_small
+            launch = _packing_its_panels(job, draft, items, needed, inputs, lowering)
             return [launch, *_in_place(small, job, inputs, lowering)]
-    packs = 1 if small is None else 1 - small.is_small
+    needed = needed if small is None else 1 - small.is_small
     launches: list[Launch] = []
     if lies is None:
-        b, launches = packed_operand(job, anchor, draft, tilings[0].panel, lowering, packs)
+        b, launches = packed_operand(job, anchor, draft, tilings[0].panel, lowering, needed)
     else:
         b, work, tiling = lies
         works, tilings = [(work, {})], [tiling]
@@ -222,10 +232,10 @@ def _lower_in_registers(
         else:
             body = _body(contraction, tiling, job, inputs, lowering)
         product = _product(contraction, tiling, job, inputs, places)
-        launches.append(_launch(product, only_if(packs, body), job.out, lowering))
+        launches.append(_launch(product, only_if(needed, body), job.out, lowering))
     if small is not None:
         return [*launches, *_in_place(small, job, inputs, lowering)]
-    if regions:
+    if regions or needed != 1:
         return launches
     if not job.out.starts:
         lowering.origins.products[job.out.value] = product
@@ -236,17 +246,15 @@ def _packing_its_panels(
     job: TileJob,
     draft: Contraction,
     tiling: Tiling,
-    small: SmallProduct | None,
+    needed: Size,
     inputs: Fusion,
     lowering: Lowering,
 ) -> Launch:
     """The launch of a product whose items pack the panels that they multiply by. It does nothing if
-    the run finds that the product is small."""
+    `needed` is 0, and not 1."""
     fusion = Fusion.of(job.pack_nodes, lowering.constants).copy(inputs.buffers)
     packing = ItemPacking.of(job, draft, tiling, fusion, lowering.target.lanes)
-    body = _body(draft, tiling, job, inputs, lowering, packing)
-    if small is not None:
-        body = only_if(1 - small.is_small, body)
+    body = only_if(needed, _body(draft, tiling, job, inputs, lowering, packing))
     return _launch(_product(draft, tiling, job, inputs, {}), body, job.out, lowering)
 
 

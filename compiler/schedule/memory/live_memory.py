@@ -191,7 +191,7 @@ class _Finder:
     def _reads_in_place(self, anchor: Node, pack: Group) -> bool:
         if anchor.operator.name != "matmul":
             return False
-        if reads_in_place(anchor, pack.nodes):
+        if reads_in_place(anchor, pack.nodes, self.grouping.own_sources(anchor)):
             return True
         operands = [source_of(value, self.grouping.views(value)) for value in anchor.inputs]
         if is_of_shared_windows(anchor, operands[1]):

@@ -26,6 +26,7 @@ from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.columns_first import ROWS, columns_of_a_block
 from bessemer.compiler.schedule.nests.computed_positions import axis_of_positions
+from bessemer.compiler.schedule.nests.dot_tiles import DotTiles, dot_tiles
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nest import Nest, runs_along_memory
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
@@ -132,6 +133,9 @@ class _Lowering:
         """Writes the outer loops as one parallel loop."""
         inner = self._inner_axis()
         if inner is None:
+            tiles = dot_tiles(self.piece, self.lanes) if self.vectorize else None
+            if tiles is not None:
+                return self._in_tiles(tiles)
             return self._over(self.piece.symbols, self.rows.scalar, self._work())
         outer = tuple(s for s in self.piece.symbols if s is not inner)
         short = short_rows(self.piece, self.lanes) if self.vectorize else None
@@ -156,6 +160,18 @@ class _Lowering:
         if outer:
             return self._over(outer, lambda v: self._row(inner, v), self._work(inner))
         return self._blocked(inner)
+
+    def _in_tiles(self, tiles: DotTiles) -> Nest:
+        """Sums along memory, several at once (dot_tiles.py)."""
+        block = Symbol(tiles.column.name, dims.ceildiv(extent_of(tiles.column), tiles.width))
+        outer = [s for s in self.piece.symbols if s not in (tiles.row, tiles.column)]
+
+        def write(values: Values) -> None:
+            others: Values = {symbol: values[symbol] for symbol in outer}
+            tiles.write(self.builder, others, values[block])
+
+        work = self._work(tiles.row) * tiles.width
+        return self._over((*outer, block), write, work)
 
     def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...], width: Size) -> Nest:
         """Blocks of rows and of `width` columns, which are computed one vector of columns at a
