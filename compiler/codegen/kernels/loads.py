@@ -163,7 +163,8 @@ def _repeated(
             at = indices.address(access.buffer, access.offset)
             if mask is None:
                 return _neighbours(state, access, at, places, guard)
-            return _picked_under(state, access, at, places, guard, mask)
+            if state.target.has_masks:
+                return _picked_under(state, access, at, places, guard, mask)
     pattern = indices.pattern(access.offset)
     if pattern is None or not isinstance(pattern.denominator, int):
         return None
