@@ -122,12 +122,14 @@ def test_rows_are_mixed_first_unless_there_will_be_more(rng: np.random.Generator
 @pytest.mark.parametrize(
     ("mode", "coordinate"), [("linear", "half_pixel"), ("cubic", "align_corners")]
 )
-def test_known_rows_of_pixels_that_become_longer_are_looked_up(
+def test_rows_of_pixels_that_are_known_to_become_longer_are_looked_up(
     mode: str, coordinate: str, rng: np.random.Generator
 ) -> None:
     """Also where a transpose puts pixels side by side, or there is one channel behind them."""
 
-    def looks_up(shape: tuple[int, ...], size: int, axis: int, *, transposed: bool = False) -> bool:
+    def looks_up(
+        shape: tuple[dims.Size, ...], size: dims.Size, axis: int, *, transposed: bool = False
+    ) -> bool:
         b = GraphBuilder("g")
         new = (*shape[:axis], size, *shape[axis + 1 :])
         x = b.input("x", TensorType(f32, shape))
@@ -138,6 +140,7 @@ def test_known_rows_of_pixels_that_become_longer_are_looked_up(
 
     assert looks_up((2, 3, 5), 12, 2)
     assert looks_up((2, 5, 1), 7, 1)
+    assert looks_up((2, 3, N), 2 * N, 2)
     assert looks_up((2, 5, 3), 12, 1, transposed=True)
     assert not looks_up((2, 5, 3), 12, 1)
     assert not looks_up((2, 3, 12), 5, 2)

@@ -1,5 +1,5 @@
 """Computes tables of where the pixels of a resized image come from, if only the run knows the size,
-or if known rows of pixels become longer.
+or if rows of pixels are known to become longer.
 
     %1 = resize(%0 : [n,c,h,w], shape=(n, c, h, W))
 becomes
@@ -113,14 +113,14 @@ def is_looked_up(resize: Node) -> bool:
 
 def _mixes_longer_rows(resize: Node, order: Sequence[int]) -> bool:
     """Whether rows of pixels, which lie side by side in this order of the axes, are interpolated to
-    longer ones. Each position serves all rows; in shorter ones, its pixels are too far apart for
-    this to pay."""
+    what are known to be longer ones. Each position serves all rows; in shorter ones, its pixels are
+    too far apart for this to pay."""
     if resize.attributes.get("mode", "nearest") == "nearest":
         return False
     before, after = resize.inputs[0].type.shape, resize.output.type.shape
     rows = [axis for axis in order if after[axis] != 1][-1:]
     sizes = [(before[axis], after[axis]) for axis in rows if changed_axes(resize) == rows]
-    return any(isinstance(a, int) and isinstance(b, int) and a <= b for a, b in sizes)
+    return any(dims.is_nonnegative(b - a) for a, b in sizes)
 
 
 def _has_positions(resize: Node) -> bool:
