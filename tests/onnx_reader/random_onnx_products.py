@@ -100,10 +100,13 @@ def _conv(w: Author) -> Item:
 
 def _conv_transpose(w: Author) -> Item:
     x = _image(w)
+    channels = x.fixed(1)
     kernel = [w.integer(1, 4) for _ in range(x.rank - 2)]
-    weight = w.constant(w.array((x.fixed(1), w.integer(1, 3), *kernel), x.dtype))
+    weight = w.constant(w.array((channels, w.integer(1, 3), *kernel), x.dtype))
     strides = [w.pick((1, 2, 3)) for _ in kernel]
-    return w.apply("ConvTranspose", [x, weight], strides=strides)
+    pads = [w.integer(0, 1) for _ in (*kernel, *kernel)]
+    group = w.pick((1, 1, channels))
+    return w.apply("ConvTranspose", [x, weight], strides=strides, pads=pads, group=group)
 
 
 def _max_pool(w: Author) -> Item:
@@ -147,6 +150,9 @@ def _resize(w: Author) -> Item:
     factors = np.array([1, 1, *(w.pick((0.5, 1, 2, 3)) for _ in range(2))], np.float32)
     scales = w.constant(factors, is_free=False)
     where = w.pick(_PLACES)
+    sizes = np.array([array.shape for array in x.arrays]) * factors
+    if where == "align_corners" and (sizes % 1).any():
+        raise Refused  # onnxruntime takes the whole size for the last place, onnx the fraction
     return w.apply("Resize", [x, None, scales], mode=mode, coordinate_transformation_mode=where)
 
 
@@ -187,6 +193,21 @@ def _top(w: Author) -> Item:
     axis = w.integer(0, x.rank - 1)
     count = w.numbers(w.integer(1, max(x.least(axis), 1)))
     return w.apply("TopK", [x, count], 2, axis=axis, largest=w.integer(0, 1))
+
+
+def _chosen_rows(w: Author) -> Item:
+    """Rows that a condition chooses: how many is known when the graph runs."""
+    x = w.of(lambda item: item.rank > 0)
+    condition = w.constant(w.array((w.integer(1, max(x.least(0), 1)),), np.bool_))
+    return w.apply("Compress", [x, condition], axis=0)
+
+
+def _countdown(w: Author) -> Item:
+    """Whole numbers from a size down to 0."""
+    x = w.of(lambda item: item.rank > 0)
+    size = w.apply("ReduceProd", [w.apply("Shape", [x])], keepdims=0)
+    end = w.constant(np.array(-1), is_free=False)
+    return w.apply("Cast", [w.apply("Range", [size, end, end])], to=1)
 
 
 def _one_hot(w: Author) -> Item:
@@ -235,5 +256,5 @@ PRODUCTS: list[Step] = [
     *[_matmul] * 5, *[_from_the_left] * 2, *[_attention] * 2, *[_gemm] * 2, *[_einsum] * 2,
     *[_conv] * 6, *[_conv_transpose] * 2, *[_max_pool] * 2, *[_average_pool] * 2, _global_pool,
     _batch_norm, *[_layer_norm] * 2, *[_resize] * 3, *[_gather] * 3, _gather_elements,
-    _scatter_rows, _top, _one_hot, *map(_recurrence, _GATES), _branch,
+    _scatter_rows, _top, _chosen_rows, _countdown, _one_hot, *map(_recurrence, _GATES), _branch,
 ]  # fmt: skip

@@ -44,11 +44,13 @@ def _check(seed: int) -> None:
             assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name.name
             if not _is_near(ours, theirs, 0):
                 move = _moves(model, feed, wanted)[name.name]
-                assert _is_near(ours, theirs, 20 * move), f"{name.name} of seed {seed}"
+                # What is float64 at the end may have been float32 before.
+                more = 20 * move + 2e-6 * (theirs.dtype == np.float64)
+                assert _is_near(ours, theirs, more), f"{name.name} of seed {seed}"
 
 
 def _is_near(ours: Array, theirs: Array, more: float) -> bool:
-    if theirs.dtype.kind != "f":
+    if theirs.dtype.kind != "f" or np.isinf(more):
         return more > 0 or np.array_equal(ours, theirs)
     allowed = TOLERANCE[theirs.dtype.itemsize]
     scale = 0.1 * min(float(np.max(np.abs(theirs), initial=0)), 30) + 0.1
@@ -68,7 +70,9 @@ def _moves(model: onnx.ModelProto, feed: dict[str, Array], wanted: list[Array]) 
             if np.shape(ours) != theirs.shape:
                 found[name] = np.inf
                 continue
-            change = np.abs(np.subtract(ours, theirs, dtype=np.float64))
+            with np.errstate(invalid="ignore"):
+                change = np.abs(np.subtract(ours, theirs, dtype=np.float64))
+            change = np.where(np.equal(ours, theirs), 0, np.nan_to_num(change, nan=np.inf))
             found[name] = max(found[name], float(np.max(change, initial=0)))
     return found
 
