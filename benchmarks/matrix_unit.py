@@ -183,7 +183,8 @@ def tile_work(work: Work, form: TileForm, target: Target) -> TileWork:
     layout = parts_layout(work.contraction, work.a.shape, 0, form)
     draft = layout.contraction(work.contraction)
     left = aligned([evaluate_named(size, {}) for size in layout.shape], bf16.numpy)
-    left[:, 0] = work.a.reshape(-1, layout.blocks, layout.block).swapaxes(0, 1)
+    pixels = work.a.reshape(-1, layout.blocks, layout.block)
+    left[:, 0, : len(pixels)] = pixels.swapaxes(0, 1)
     split = None
     if form is SPLIT:
         source, parts = Buffer("whole", f32, (work.a.size,)), Buffer("parts", bf16, layout.shape)

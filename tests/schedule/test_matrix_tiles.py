@@ -69,7 +69,7 @@ def test_parts_by_blocks_of_channels_give_the_same_sums(
     padded[:, : a.shape[-1]] = a.reshape(-1, a.shape[-1])
     expected = split_array(padded.reshape(-1, layout.blocks, 32)).transpose(2, 0, 1, 3)
     parts = run_compiled(split, [a.reshape(-1)], prepared.sizes)
-    np.testing.assert_array_equal(parts, expected)
+    np.testing.assert_array_equal(parts[:, :, : len(padded)], expected)
     result = run_compiled(kernel, [parts.reshape(-1), *inputs[1:]], prepared.sizes)
     check(case, prepared, result, 3e-7)
 

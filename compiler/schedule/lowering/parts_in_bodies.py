@@ -35,11 +35,11 @@ def with_stores(
         return None
 
 
-def with_loads(body: Block, whole: Buffer, layout: PartsLayout) -> Block | None:
-    """The body, reading a value of one part in this layout. None if it reads the value otherwise
-    than as vectors of neighbours in a contraction's epilogue."""
+def with_loads(body: Block, whole: Buffer, parts: Buffer, layout: PartsLayout) -> Block | None:
+    """The body, reading from `parts` what it reads from `whole`, a value of one part. None if it
+    reads it otherwise than as vectors of neighbours in a contraction's epilogue."""
     try:
-        return _Loads(whole, layout).block(body)
+        return _Loads(whole, parts, layout).block(body)
     except _Unsuitable:
         return None
 
@@ -138,9 +138,11 @@ def _place(offset: Size, layout: PartsLayout, index: Symbol, lanes: int) -> Size
 
 @dataclass(frozen=True, eq=False)
 class _Loads:
-    """Replaces loads from `whole`, in the epilogue of a contraction, by loads of its one part."""
+    """Replaces loads from `whole`, in the epilogue of a contraction, by loads of its one part
+    from flat `parts`."""
 
     whole: Buffer
+    parts: Buffer
     layout: PartsLayout
 
     def block(self, block: Block) -> Block:
@@ -159,7 +161,7 @@ class _Loads:
         if not isinstance(node, Load) or node.buffer.name != self.whole.name:
             return None
         place = _place(node.buffer.offset(node.indices), self.layout, column, _WIDEST)
-        return load(self.whole, (place,), node.guard)
+        return load(self.parts, (place,), node.guard)
 
 
 def _names(statement: Statement, buffer: Buffer) -> bool:

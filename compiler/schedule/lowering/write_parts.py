@@ -194,11 +194,15 @@ def _with_loads(launch: Launch, value: Value, place: _Place, lowering: Lowering)
     """The launch with a kernel that reads the parts in place of this value. None if the kernel
     cannot be changed so."""
     kernel = launch.kernel
-    body = with_loads(kernel.body, kernel.buffers[launch.values.index(value)], place.layout)
+    whole = kernel.buffers[launch.values.index(value)]
+    parts = Buffer(whole.name, whole.dtype, (place.parts.type.numel,))
+    body = with_loads(kernel.body, whole, parts, place.layout)
     if body is None:
         return None
     values = tuple(place.parts if v is value else v for v in launch.values)
-    made = rewritten(replace(launch, values=values), body, {}, "parts", lowering)
+    buffers = tuple(parts if buffer is whole else buffer for buffer in kernel.buffers)
+    moved = replace(launch, kernel=replace(kernel, buffers=buffers), values=values)
+    made = rewritten(moved, body, {}, "parts", lowering)
     return replace(made, replaceable=tuple(v for v in made.replaceable if v is not value))
 
 

@@ -60,6 +60,13 @@ class PartsLayout:
         return dims.floordiv(self.elements, self.channels)
 
     @property
+    def places(self) -> Size:
+        """The places for pixels in a block: an odd number if possible, so that the lines that a
+        pixel has do not all lie in the same sets of a cache. (Zen 5, splitting 128 pixels of 384
+        and of 768 channels: 21 -> 8 and 46 -> 14 us.)"""
+        return self.pixels | 1 if isinstance(self.pixels, int) else self.pixels
+
+    @property
     def blocks(self) -> int:
         """Blocks of channels."""
         return -(-self.channels // self.block)
@@ -69,12 +76,12 @@ class PartsLayout:
         """The shape of all parts together."""
         if not self.channels:
             return (self.form.parts, self.elements)
-        return (self.blocks, self.form.parts, self.pixels, self.block)
+        return (self.blocks, self.form.parts, self.places, self.block)
 
     @property
     def part_stride(self) -> Size:
         """The number of elements from one part to the next."""
-        return self.pixels * self.block if self.channels else self.elements
+        return self.places * self.block if self.channels else self.elements
 
     def offset(self, element: Size) -> Size:
         """The offset of the first part of the number that was at offset `element`. The channels
@@ -83,7 +90,7 @@ class PartsLayout:
             return element
         block = dims.floordiv(element, self.block)
         within, pixel = dims.mod(block, self.blocks), dims.floordiv(block, self.blocks)
-        return (within * self.form.parts * self.pixels + pixel - block) * self.block + element
+        return (within * self.form.parts * self.places + pixel - block) * self.block + element
 
     def contraction(self, draft: Contraction) -> Contraction:
         """The draft, changed to read the first part of each number in place of the number."""
