@@ -47,7 +47,10 @@ def sizes_of(
 
 
 def _passes_on(node: Node) -> bool:
-    """Whether the node's output holds the entries of its inputs, one after the other."""
+    """Whether the node's output holds the entries of its inputs, one after the other, and how many
+    each has is known."""
+    if not all(isinstance(item.type.numel, int) for item in node.inputs):
+        return False
     match node.operator.name:
         case "concat":
             return node.output.type.rank == 1

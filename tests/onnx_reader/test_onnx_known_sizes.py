@@ -82,3 +82,15 @@ def test_sizes_may_come_in_a_tensor_of_several_axes() -> None:
         }"""
     )
     agrees(model, {"x": floats(4, 3), "r": np.array([[2, 3]])}, read_onnx(model))
+
+
+def test_a_size_may_come_in_a_vector_of_unknown_length() -> None:
+    model = parsed(
+        """agraph (float[1, 3] x, int64[m] r) => (float[a, 3] y) {
+            one = Constant<value = int64[1] {1}>()
+            rows = Reshape(r, one)
+            repeats = Concat<axis = 0>(rows, one)
+            y = Tile(x, repeats)
+        }"""
+    )
+    agrees(model, {"x": floats(1, 3), "r": np.array([4])}, read_onnx(model))
