@@ -235,7 +235,7 @@ def test_what_fits_nowhere_is_told() -> None:
     with pytest.raises(CompileError, match=r"too little: the smallest plan found takes \d+ bytes"):
         bessemer.compile(graph, memory=1 << 10)
     open_batch = zoo.mlp(8, (8,), 3).graph
-    with pytest.raises(CompileError, match="give dims"):
+    with pytest.raises(CompileError, match="give sizes"):
         bessemer.compile(open_batch, memory="1M")
     with pytest.raises(CompileError, match="not a number of bytes"):
         bessemer.compile(graph, memory="much")

@@ -27,7 +27,9 @@ def _ways(
 ) -> dict[tuple[Node, ...], float]:
     """The ways from a group's root to a value, and the share of the value's elements that each of
     them reads. A way is the nodes on it that read their inputs at other places than their own. (A
-    reshape does not: an element keeps its place among all.) All readers are in the group."""
+    reshape does not: an element keeps its place among all.) Ways that lead to a broadcast are one
+    from there on: what it reads is smaller, and the same wherever they moved along the broadcast's
+    axes, such as the totals of a row. All readers are in the group."""
     found = group.ways.get(value)
     if found is not None:
         return found
@@ -35,6 +37,8 @@ def _ways(
     for user in users.get(value, []):
         if user is group.packs or (user in group.nodes and kind_of(user) not in _AT_PLACES):
             found[()] = 1.0
+        elif user in group.nodes and user.operator.name == "broadcast_to":
+            found[(user,)] = 1.0
         elif user in group.nodes:
             moves = user.operator.is_view or user.operator.name in NOT_SAME_INDEX
             moves &= user.operator.name != "reshape"
