@@ -163,8 +163,8 @@ def _beams(early: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
     allowed = np.ones(_WORDS, np.int32)
     allowed[6] = 0
     fed = {"input_ids": _PROMPT, **_controls(*_CONTROLS), "vocab_mask": allowed}
-    others = {"decoder": _graph(_GPT), "early_stopping": early, "no_repeat_ngram_size": 2}
-    return _model("BeamSearch", fed, 2, **others), fed
+    others: dict[str, Any] = {"early_stopping": early, "no_repeat_ngram_size": 2}
+    return _model("BeamSearch", fed, 2, decoder=_graph(_GPT), **others), fed
 
 
 @pytest.mark.parametrize("early", [0, 1])
